@@ -18,16 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from lingshu.core import errors
 from lingshu.core.data_policy import refusal_reason
-from lingshu.core.errors import (
-    ArtifactError,
-    ConfigError,
-    EngineError,
-    ImageError,
-    LingshuError,
-    describe_error,
-    one_line,
-)
 from lingshu.core.files import Closeable, JsonlAppender, digest, dump_line, sha256_bytes
 from lingshu.core.messages import message_to_json
 from lingshu.core.types import DataPolicy, Engine, Image, Reply, Sample, Sampling
@@ -131,9 +123,9 @@ class Budget:
     def __post_init__(self) -> None:
         limits = (self.tokens or 0, self.cost or 0)
         if min(*limits, self.prompt_price, self.reply_price, self.image_tokens) < 0:
-            raise ConfigError("a budget is negative; give limits and prices of 0 or more.")
+            raise errors.ConfigError("a budget is negative; give limits and prices of 0 or more.")
         if self.cost is not None and not (self.prompt_price or self.reply_price):
-            raise ConfigError(
+            raise errors.ConfigError(
                 "a budget in money needs prices; give prompt_price and reply_price per million"
                 " tokens."
             )
@@ -185,7 +177,7 @@ class CachedClient(Closeable):
         is_refusal: Callable[[str], bool] | None = None,
     ) -> None:
         if max_attempts < 1:
-            raise ConfigError(f"max_attempts is {max_attempts}; it must be at least 1.")
+            raise errors.ConfigError(f"max_attempts is {max_attempts}; it must be at least 1.")
         self.engine, self.max_attempts = engine, max_attempts
         self.budget, self.data_policy = budget or Budget(), data_policy or DataPolicy()
         self._engine_retries, self._images = engine_retries, images
@@ -259,8 +251,8 @@ class CachedClient(Closeable):
             return CallResult(None, "data_policy", reason)
         try:
             images = [sha256_bytes(self._images(image)) for image in sample.images]
-        except ImageError as error:
-            return CallResult(None, "bad_image", one_line(error))
+        except errors.ImageError as error:
+            return CallResult(None, "bad_image", errors.one_line(error))
         dialogue = [message_to_json(message) for message in sample.messages]
         identity = self.engine.model, self.engine.digest
         content = [dialogue, images, request.response_format.schema, *identity]
@@ -344,7 +336,7 @@ class CachedClient(Closeable):
             for replies in self._generate(samples, sampling):
                 for reply in replies:
                     if reply.id not in unanswered:
-                        raise EngineError(
+                        raise errors.EngineError(
                             f"{self.engine.model} answered {reply.id[:40]!r}, which was not requested."
                         )
                 self._store(replies, unanswered, sampling)
@@ -382,11 +374,11 @@ class CachedClient(Closeable):
     def _generate(self, samples: Sequence[Sample], sampling: Sampling) -> Iterator[list[Reply]]:
         try:
             yield from self.engine.generate(samples, sampling)
-        except (LingshuError, ImportError):
+        except (errors.LingshuError, ImportError):
             raise
         except Exception as error:
-            raise EngineError(
-                f"{self.engine.model} failed: {describe_error(error)}; replies so far are kept, run"
+            raise errors.EngineError(
+                f"{self.engine.model} failed: {errors.describe_error(error)}; replies so far are kept, run"
                 " the same command again to resume."
             ) from error
 
@@ -427,7 +419,9 @@ class CachedClient(Closeable):
                 self._index_row(json.loads(line), len(line))
             except (ValueError, TypeError, LookupError) as error:
                 problem = f"{self._path}, line {line_number}: not a record of a call"
-                raise ArtifactError(f"{problem}; remove the line to repeat the call.") from error
+                raise errors.ArtifactError(
+                    f"{problem}; remove the line to repeat the call."
+                ) from error
 
     def _index_row(self, row: Mapping[str, Any], length: int) -> None:
         tokens, cost = row["tokens"], row["cost"]

@@ -18,14 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lingshu.core import files
-from lingshu.core.artifacts import (
-    DATASET_CARD,
-    SHARD_ROWS,
-    DatasetCard,
-    open_dataset,
-    release_freed_memory,
-)
+from lingshu.core import artifacts, files
 from lingshu.core.config import to_plain
 from lingshu.core.errors import InputError, StorageError
 from lingshu.core.progress import Progress
@@ -130,13 +123,16 @@ class CurationRun:
             self._log_drop = drops.add
             yield
 
-    def finished_card(self) -> DatasetCard | None:
+    def finished_card(self) -> artifacts.DatasetCard | None:
         """The card of the dataset in OUT if this very run made it."""
-        if not (self.out / DATASET_CARD).is_file() or not (self.out / files.MANIFEST).is_file():
+        if (
+            not (self.out / artifacts.DATASET_CARD).is_file()
+            or not (self.out / files.MANIFEST).is_file()
+        ):
             return None
         finished = files.read_json(self.out / "run.json").get("hashes", {}).get("run")
         keys = [shard.key for shard in self._read(StepCounts(), lambda _: None)]
-        return open_dataset(self.out) if finished == self._digest(keys) else None
+        return artifacts.open_dataset(self.out) if finished == self._digest(keys) else None
 
     @property
     def digest(self) -> str:
@@ -195,7 +191,7 @@ class CurationRun:
         ranks = {source.name: source.rank for source in self.config.sources}
         paths = [shard.path for shard in outputs]
         result = decide_shards(steps.table_step, paths, self._sources, ranks)
-        release_freed_memory()  # of the table of all signatures, before the workers write
+        artifacts.release_freed_memory()  # of the table of all signatures, before the workers write
         self.step_counts.merge(result.counts.as_dict())
         self.stats[steps.table_step.name] = result.stats
         for drop in result.drops:
@@ -286,7 +282,7 @@ class CurationRun:
             dropped = shard.decision.dropped_rows | duplicates.keys()
             decision = ShardDecision(dropped, shard.decision.notes)
             unique.append(shard._replace(decision=decision))
-        release_freed_memory()
+        artifacts.release_freed_memory()
         return unique
 
     def _part_jobs(self, shards: Sequence[Shard]) -> Iterator[Job]:
@@ -297,7 +293,7 @@ class CurationRun:
             start = 0
             for row in range(shard.rows):
                 n_rows += row not in shard.decision.dropped_rows
-                if n_rows == SHARD_ROWS:
+                if n_rows == artifacts.SHARD_ROWS:
                     row_ranges.append((shard.row_range(start, row + 1), shard.key))
                     yield self._part_job(row_ranges)
                     row_ranges, n_rows, start, n_parts = [], 0, row + 1, n_parts + 1
@@ -366,7 +362,7 @@ def check_output_folder(out: Path) -> None:
     Raises:
         StorageError: it is one.
     """
-    known_files = (WORK_DIR, DATASET_CARD, files.MANIFEST, "run.json")
+    known_files = (WORK_DIR, artifacts.DATASET_CARD, files.MANIFEST, "run.json")
     if not out.exists():
         return
     if not out.is_dir() or (

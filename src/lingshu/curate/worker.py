@@ -20,16 +20,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lingshu.core import errors
 from lingshu.core.artifacts import ShardWriter, release_freed_memory, retain_freed_memory
-from lingshu.core.errors import (
-    ConfigError,
-    ImageError,
-    InputError,
-    LingshuError,
-    MissingExtraError,
-    StorageError,
-    describe_error,
-    one_line,
-)
 from lingshu.core.files import atomic_file, sha256_file, storage_errors, write_json
 from lingshu.core.step_types import MapStep, SampleFunction, Signature, TableStep
 from lingshu.core.types import Drop, Image, Sample
@@ -51,7 +41,7 @@ PARSE_BATCH = 64
 # Rows of each outcome of a step that a shard keeps for the explain page.
 MAX_EXAMPLES = 2
 # Errors that every other sample would hit as well: they stop the run.
-FATAL_ERRORS = (ImportError, MissingExtraError, ConfigError, StorageError)
+FATAL_ERRORS = (ImportError, errors.MissingExtraError, errors.ConfigError, errors.StorageError)
 # What receiving raises when the other process has ended, within a message or between two.
 DISCONNECTED = (EOFError, OSError)
 FACETS = ("modality", "kind", "language", "source", "license", "access")
@@ -390,10 +380,10 @@ class _ShardPass:
 
 def _error_to_drop(sample: Sample, error: Exception) -> Drop:
     """An exception as a drop; its message may quote the row, so only open rows show it."""
-    if isinstance(error, ImageError):
+    if isinstance(error, errors.ImageError):
         return Drop(sample.id, "bad_image", error_without_paths(error, sample.images))
-    detail = describe_error(error)
-    message = one_line(error)[:200]
+    detail = errors.describe_error(error)
+    message = errors.one_line(error)[:200]
     if sample.meta.access != "open" and message:
         detail = detail.replace(message, "(message withheld: the row is not open)")
     return Drop(sample.id, "error", detail)
@@ -445,7 +435,7 @@ def _encode_images(
     images.decoded.clear()
     try:
         encoded = [_encode(image, row, job, images) for image in sample.images]
-    except ImageError as error:
+    except errors.ImageError as error:
         return Drop(sample.id, "bad_image", error_without_paths(error, sample.images))
     parts = (part for message in sample.messages for part in message.parts)
     if all(0 <= part < len(encoded) for part in parts if isinstance(part, int)):
@@ -527,9 +517,9 @@ class SerializedError(NamedTuple):
     @classmethod
     def from_exception(cls, error: BaseException) -> SerializedError:
         if isinstance(error, ModuleNotFoundError):
-            return cls("ModuleNotFoundError", error.name or one_line(error), "")
-        class_name = type(error).__name__ if isinstance(error, LingshuError) else ""
-        return cls(class_name, one_line(error), traceback.format_exc())
+            return cls("ModuleNotFoundError", error.name or errors.one_line(error), "")
+        class_name = type(error).__name__ if isinstance(error, errors.LingshuError) else ""
+        return cls(class_name, errors.one_line(error), traceback.format_exc())
 
     def to_exception(self) -> Exception:
         """The exception again; one that is not ours with the worker's traceback."""
@@ -537,7 +527,7 @@ class SerializedError(NamedTuple):
             return ModuleNotFoundError(f"No module named {self.message!r}", name=self.message)
         if not self.class_name:
             return RuntimeError(f"{self.message}\n{self.traceback_text}")
-        return getattr(errors, self.class_name, InputError)(self.message)
+        return getattr(errors, self.class_name, errors.InputError)(self.message)
 
 
 def main() -> None:

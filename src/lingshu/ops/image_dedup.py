@@ -18,22 +18,9 @@ import pyarrow as pa
 
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
 from lingshu.core.types import Sample
-from lingshu.ops._sample_fields import (
-    answer_text,
-    check_choice,
-    check_range,
-    message_texts,
-    require,
-)
+from lingshu.ops import _sample_fields as fields
+from lingshu.search import clusters
 from lingshu.search.buckets import connected_components
-from lingshu.search.clusters import (
-    DuplicateGroups,
-    DuplicateMap,
-    alternative_captions,
-    column,
-    protected_groups,
-    split_groups,
-)
 from lingshu.search.hamming import pairs_within
 from lingshu.search.image_hash import file_digest, perceptual_hash, pixel_digest
 from lingshu.search.text_hash import normalize_text
@@ -65,17 +52,19 @@ def step(
     Samples of several images are duplicates where all their files are equal, in order. Drops:
     image_exact (equal pixels), image_near.
     """
-    require(bits in (64, 256), f"image_dedup: bits is {bits}; choose 64 or 256.")
-    check_range("image_dedup", 0, 31 if bits == 256 else 15, radius=radius)
-    check_choice("image_dedup", "unit", unit, ("image", "image_text"))
-    check_choice("image_dedup", "across", across, ("all", "source"))
+    fields.require(bits in (64, 256), f"image_dedup: bits is {bits}; choose 64 or 256.")
+    fields.check_range("image_dedup", 0, 31 if bits == 256 else 15, radius=radius)
+    fields.check_choice("image_dedup", "unit", unit, ("image", "image_text"))
+    fields.check_choice("image_dedup", "across", across, ("all", "source"))
 
     def sign(sample: Sample, pixels: Pixels) -> Signature:
         signature: dict[str, str | int | float | bytes | None] = dict.fromkeys(_COLUMNS)
         if not sample.images or (kinds and sample.meta.kind not in kinds):
             return signature
-        text = normalize_text("\n".join(message_texts(sample))) if unit == "image_text" else ""
-        signature |= {"caption": answer_text(sample), "text": text}
+        text = (
+            normalize_text("\n".join(fields.message_texts(sample))) if unit == "image_text" else ""
+        )
+        signature |= {"caption": fields.answer_text(sample), "text": text}
         signature["series"] = sample.meta.facet("series")
         image, *others = sample.images
         if others:
@@ -88,9 +77,9 @@ def step(
     def decide(table: pa.Table) -> Decision:
         names = ("hash", "pixels", "files", "text")
         hashes, pixels, files, texts = (table[name].to_pylist() for name in names)
-        sources = column(table, "source", "") if across == "source" else [""] * len(files)
+        sources = clusters.column(table, "source", "") if across == "source" else [""] * len(files)
         compared = [row for row, phash in enumerate(hashes) if phash is not None]
-        duplicates, n_refused, n_skipped = DuplicateMap(len(files)), 0, 0
+        duplicates, n_refused, n_skipped = clusters.DuplicateMap(len(files)), 0, 0
         for source in sorted(set(sources)):
             rows = [row for row in compared if sources[row] == source]
             if not rows:
@@ -99,10 +88,10 @@ def step(
             groups, skipped = _group_near(columns, bits // 8, radius, protect_series)
             n_refused, n_skipped = n_refused + groups.n_protected, n_skipped + skipped
             keys = [texts[row] for row in rows]
-            duplicates.add(table, rows, split_groups(groups.group, keys))
+            duplicates.add(table, rows, clusters.split_groups(groups.group, keys))
         rows = [row for row, digests in enumerate(files) if digests is not None]
         keys = [(sources[row], files[row], texts[row]) for row in rows]
-        duplicates.add(table, rows, split_groups([0] * len(rows), keys))
+        duplicates.add(table, rows, clusters.split_groups([0] * len(rows), keys))
         stats = {
             "images compared": len(compared),
             "merges refused within a series": n_refused,
@@ -111,7 +100,9 @@ def step(
         captions = [caption or "" for caption in table["caption"].to_pylist()]
         notes = {
             row: {"other_captions": json.dumps(others, ensure_ascii=False)}
-            for row, others in alternative_captions(duplicates.representative, captions).items()
+            for row, others in clusters.alternative_captions(
+                duplicates.representative, captions
+            ).items()
         }
 
         def is_exact(row: int, kept: int) -> bool:
@@ -124,14 +115,14 @@ def step(
 
 def _group_near(
     columns: pa.Table, n_bytes: int, radius: int, protect_series: bool
-) -> tuple[DuplicateGroups, int]:
+) -> tuple[clusters.DuplicateGroups, int]:
     """The groups of near images, and the pairs that were not compared."""
     phashes = np.frombuffer(b"".join(columns["hash"].to_pylist()), np.uint8).reshape(-1, n_bytes)
     pairs = pairs_within(phashes, radius)
     if protect_series:
         series, pixels = columns["series"].to_pylist(), columns["pixels"].to_pylist()
-        groups = protected_groups(pairs, series, pixels)
+        groups = clusters.protected_groups(pairs, series, pixels)
     else:
         rows = connected_components(pairs.left, pairs.right, n_rows=len(phashes))
-        groups = DuplicateGroups(rows, 0)
+        groups = clusters.DuplicateGroups(rows, 0)
     return groups, pairs.overflow.pairs

@@ -13,15 +13,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from lingshu.core import teacher_prompts
 from lingshu.core.cached_client import TEXT_FORMAT, json_format
 from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
-from lingshu.core.teacher_prompts import (
-    ALTERNATIVE,
-    build_request,
-    derive_sample,
-    normalize_answer,
-    qa_messages,
-)
 from lingshu.core.types import Drop, Image, Sample
 from lingshu.imaging.boxes import BoundingBox, draw_boxes, mask_to_boxes
 from lingshu.imaging.read import encode_png
@@ -117,8 +111,8 @@ def step(
             "preference", modality=modality, checklist=prompts.sections[f"checklist: {checklist}"]
         )
         description, view_caption = yield [
-            build_request(sample, trusted_prompt, response_format, images=[boxed]),
-            build_request(sample, view_prompt, TEXT_FORMAT, images=[image]),
+            teacher_prompts.build_request(sample, trusted_prompt, response_format, images=[boxed]),
+            teacher_prompts.build_request(sample, view_prompt, TEXT_FORMAT, images=[image]),
         ]
         merge_prompt = prompts.render(
             "merge",
@@ -127,7 +121,7 @@ def step(
             seen=view_caption,
             order=prompts.sections[f"order: {order}"],
         )
-        (final,) = yield [build_request(sample, merge_prompt, TEXT_FORMAT)]
+        (final,) = yield [teacher_prompts.build_request(sample, merge_prompt, TEXT_FORMAT)]
         n_words, mention = len(final.split()), _MARK_MENTION.search(final)
         if n_words < min_words:
             return Drop(sample.id, "too_short", f"{n_words} words")
@@ -139,14 +133,16 @@ def step(
 
 
 def _build_sample(sample: Sample, final: str, trusted_caption: str, seed: int) -> Sample:
-    is_changed = normalize_answer(trusted_caption) != normalize_answer(final)
+    is_changed = teacher_prompts.normalize_answer(
+        trusted_caption
+    ) != teacher_prompts.normalize_answer(final)
     # The mask is left out, and so is its position.
     extra = {name: value for name, value in sample.meta.extra.items() if name != "mask"}
-    return derive_sample(
+    return teacher_prompts.derive_sample(
         sample,
         KIND,
-        extra={ALTERNATIVE: trusted_caption} if is_changed else None,
-        messages=qa_messages(seeded_instruction(KIND, sample, seed), final, 1),
+        extra={teacher_prompts.ALTERNATIVE: trusted_caption} if is_changed else None,
+        messages=teacher_prompts.qa_messages(seeded_instruction(KIND, sample, seed), final, 1),
         images=sample.images[:1],
         gold=None,
         choices=(),

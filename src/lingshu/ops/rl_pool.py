@@ -15,13 +15,7 @@ import pyarrow as pa
 from lingshu.core.quotas import UNKNOWN, allocate_quotas, group_rows, rows_over_quota
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
 from lingshu.core.types import Drop, Sample
-from lingshu.ops._sample_fields import (
-    answer_text,
-    check_minimum,
-    facet_value,
-    question_format,
-    require,
-)
+from lingshu.ops import _sample_fields as fields
 
 
 def step(
@@ -49,24 +43,24 @@ def step(
 
     Drops: not_verifiable, pass_rate, no_pass_rate, over_quota.
     """
-    require(
+    fields.require(
         0 <= max_yes_no_fraction < 1,
         f"rl_pool: max_yes_no_fraction is {max_yes_no_fraction}; it must be at least 0 and below 1.",
     )
-    check_minimum("rl_pool", 1, total=total)
-    require(
+    fields.check_minimum("rl_pool", 1, total=total)
+    fields.require(
         -1 <= pass_rate_above < pass_rate_below <= 2,
         f"rl_pool: pass_rate_above {pass_rate_above} must be less than pass_rate_below"
         f" {pass_rate_below}.",
     )
 
     def sign(sample: Sample, _: Pixels) -> Signature:
-        name, n_words = question_format(sample), len(answer_text(sample).split())
+        name, n_words = fields.question_format(sample), len(fields.answer_text(sample).split())
         is_short = name == "open" and 1 <= n_words <= max_answer_words
         is_verifiable = sample.gold and (name in ("choice", "yes_no") or is_short)
         return {
             "format": name if is_verifiable else None,
-            "cell": facet_value(sample, by) or UNKNOWN,
+            "cell": fields.facet_value(sample, by) or UNKNOWN,
             "pass_rate": _parse_float(sample.meta.extra.get("pass_rate")),
         }
 

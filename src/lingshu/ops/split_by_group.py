@@ -12,12 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 
+import numpy as np
 import pyarrow as pa
 
 from lingshu.core.quotas import stable_uniform
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
 from lingshu.core.types import Drop, Sample
 from lingshu.ops._sample_fields import check_choice, facet_value, require
+from lingshu.search.buckets import connected_components
 
 
 def step(
@@ -71,21 +73,11 @@ def step(
 
 
 def _assign_splits(names_by_row: list[list[str]], validation: float, seed: int) -> list[str]:
-    parent: dict[str, str] = {}
-
-    def find_root(name: str) -> str:
-        parent.setdefault(name, name)
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    for names in names_by_row:
-        for name in names[1:]:
-            # The least name represents all, whatever the order in which they are joined.
-            smaller, larger = sorted((find_root(names[0]), find_root(name)))
-            parent[larger] = smaller
-    return [
-        "validation" if stable_uniform(find_root(names[0]), seed) < validation else "train"
-        for names in names_by_row
-    ]
+    # The least of the names that belong together decides, whatever the order of the rows.
+    names = sorted({name for row in names_by_row for name in row})
+    index = {name: i for i, name in enumerate(names)}
+    pairs = [(index[first], index[other]) for first, *others in names_by_row for other in others]
+    left, right = np.array(pairs, np.int64).reshape(-1, 2).T
+    least = connected_components(left, right, n_rows=len(names)).tolist()
+    shares = (stable_uniform(names[least[index[row[0]]]], seed) for row in names_by_row)
+    return ["validation" if share < validation else "train" for share in shares]

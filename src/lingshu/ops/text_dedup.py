@@ -18,13 +18,7 @@ from numpy.typing import NDArray
 
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
 from lingshu.core.types import Sample
-from lingshu.ops._sample_fields import (
-    answer_text,
-    check_choice,
-    check_minimum,
-    check_similarity,
-    message_texts,
-)
+from lingshu.ops import _sample_fields as fields
 from lingshu.search.buckets import connected_components
 from lingshu.search.clusters import DuplicateMap, column
 from lingshu.search.image_hash import file_digest
@@ -49,15 +43,15 @@ def step(
 
     Drops: text_exact (equal but for case, spacing and punctuation), text_near.
     """
-    check_similarity("text_dedup", threshold)
-    check_minimum("text_dedup", 1, min_words=min_words)
-    check_choice("text_dedup", "unit", unit, ("text", "image_text"))
-    check_choice("text_dedup", "field", field, ("all", "answer", "question"))
+    fields.check_similarity("text_dedup", threshold)
+    fields.check_minimum("text_dedup", 1, min_words=min_words)
+    fields.check_choice("text_dedup", "unit", unit, ("text", "image_text"))
+    fields.check_choice("text_dedup", "field", field, ("all", "answer", "question"))
 
     def sign(sample: Sample, pixels: Pixels) -> Signature:
-        text = "\n".join(message_texts(sample))
+        text = "\n".join(fields.message_texts(sample))
         if field != "all":
-            text = answer_text(sample) if field == "answer" else sample.question
+            text = fields.answer_text(sample) if field == "answer" else sample.question
         images = sample.images if unit == "image_text" else ()
         digests = b"".join(file_digest(pixels.bytes(image)) for image in images)
         return {"text": text, "image_digests": digests}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,9 +108,21 @@ def find_ranges(
 def sorted_unique(codes: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The different values in ascending order, sorted in place; many times as fast as np.unique."""
     codes.sort()
-    is_new = np.ones(len(codes), np.bool_)
-    is_new[1:] = codes[1:] != codes[:-1]
-    return codes[is_new]
+    return codes[starts_run(codes)]
+
+
+def starts_run(*columns: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether each row of some columns, sorted together, differs from the row before it."""
+    is_start = np.ones(len(columns[0]), np.bool_)
+    is_start[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return is_start
+
+
+def first_of_runs(order: NDArray[np.int64], is_start: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """For each row the first row of its run; `order` lists the rows run by run."""
+    first = np.empty(len(order), np.int64)
+    first[order] = order[is_start][np.cumsum(is_start) - 1]
+    return first
 
 
 def connected_components(
@@ -126,10 +138,7 @@ def connected_components(
         left, right = left[differs], right[differs]
         left_labels, right_labels = left_labels[differs], right_labels[differs]
         # The larger label joins the smallest of those that it is paired with.
-        larger, smaller = (
-            np.maximum(left_labels, right_labels),
-            np.minimum(left_labels, right_labels),
-        )
-        np.minimum.at(labels, larger, smaller)
+        larger = np.maximum(left_labels, right_labels)
+        np.minimum.at(labels, larger, np.minimum(left_labels, right_labels))
         while (compressed := labels[labels]).tobytes() != labels.tobytes():
             labels = compressed

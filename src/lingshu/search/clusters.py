@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu.core.types import Drop
-from lingshu.search.buckets import connected_components
+from lingshu.search.buckets import connected_components, first_of_runs, starts_run
 from lingshu.search.hamming import HashPairs
 from lingshu.search.text_hash import normalize_text
 
@@ -100,12 +100,7 @@ def representatives(
     lengths = np.fromiter(map(len, captions), np.int64, len(captions))
     areas = np.asarray(area, dtype=np.int64)
     order = np.lexsort((id_rank, np.asarray(rank), -lengths, -areas, group))
-    is_head = np.empty(len(order), np.bool_)
-    is_head[:1] = True
-    is_head[1:] = group[order[1:]] != group[order[:-1]]
-    representative = np.empty(len(order), np.int64)
-    representative[order] = order[is_head][np.cumsum(is_head) - 1]
-    return representative
+    return first_of_runs(order, starts_run(group[order]))
 
 
 def alternative_captions(

@@ -16,7 +16,9 @@ from lingshu.search.buckets import (
     build_buckets,
     expand_ranges,
     find_ranges,
+    first_of_runs,
     pack_pairs,
+    starts_run,
     unique_pairs,
 )
 from lingshu.search.ngrams import Ngrams, hash_ngrams
@@ -101,11 +103,7 @@ def candidate_pairs(
 def _first_occurrence(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
     """For each row the first row with an equal hash."""
     order = np.argsort(hashes, kind="stable")
-    is_head = np.ones(len(hashes), np.bool_)
-    is_head[1:] = hashes[order[1:]] != hashes[order[:-1]]
-    first_rows = np.empty(len(hashes), np.int64)
-    first_rows[order] = order[is_head][np.cumsum(is_head) - 1]
-    return first_rows
+    return first_of_runs(order, starts_run(hashes[order]))
 
 
 class MinHashIndex(NamedTuple):

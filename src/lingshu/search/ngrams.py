@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu.search.bloom import BloomFilter
-from lingshu.search.buckets import expand_ranges, pack_pairs, unique_pairs
+from lingshu.search.buckets import expand_ranges, pack_pairs, starts_run, unique_pairs
 from lingshu.search.text_hash import MULTIPLIER, TokenHashes
 
 # Texts that are remembered for one n-gram beyond what makes it frequent; with more it is
@@ -91,8 +91,7 @@ class NgramTable(NamedTuple):
         """The table of some texts; an n-gram of `min_frequent` texts or more is marked."""
         order = np.lexsort((ngrams.text_ids, ngrams.hashes))
         hashes, owners = ngrams.hashes[order], ngrams.text_ids[order]
-        is_new = np.ones(len(hashes), np.bool_)
-        is_new[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
+        is_new = starts_run(hashes, owners)
         hashes, owners = hashes[is_new], owners[is_new].astype(np.int32)
         unique, first, counts = np.unique(hashes, return_index=True, return_counts=True)
         is_frequent = counts >= min_frequent

@@ -7,10 +7,11 @@ short to identify an item are `boilerplate`: reported, but not counted as contam
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -212,7 +213,7 @@ class OverlapIndex:
     def _find_text_overlaps(self, items: Sequence[BenchmarkItem]) -> _TextOverlaps:
         """What the texts of training and test items have in common, by pair."""
         tokens = hash_tokens(list(map(_item_text, items)))
-        pairs: dict[tuple[int, int], _SharedText] = {}
+        pairs: defaultdict[tuple[int, int], _SharedText] = defaultdict(_SharedText)
         hits = self.ngrams8.find(hash_ngrams(tokens, 8))
         # Items that share thirteen words share eight of them.
         rows = np.unique(hits.query)
@@ -222,23 +223,19 @@ class OverlapIndex:
         )
         is_reportable = _is_reportable(shared)
         n_omitted = len(is_reportable) - int(is_reportable.sum()) + self.ngrams13.n_omitted(hits13)
-        columns = (column[is_reportable].tolist() for column in shared)
-        for query, row, total, distinctive, rare in zip(*columns, strict=True):
-            pairs[query, row] = _SharedText(thirteen=(total, distinctive, rare))
+        for query, row, *thirteen in _iter_rows(column[is_reportable] for column in shared):
+            pairs[query, row] = _SharedText(thirteen=tuple(thirteen))
         is_distinctive = ~self.ngrams8.frequent[hits.entry]
         shared = self.ngrams8.shared(
             NgramHits(hits.query[is_distinctive], hits.entry[is_distinctive]),
             ignored=np.zeros_like(self.ngrams8.frequent),
         )
         is_covered = shared.distinctive >= MIN_COVERAGE_8 * self.ngrams8.n_windows[shared.text]
-        columns = (column[is_covered].tolist() for column in shared[:3])
-        for query, row, count in zip(*columns, strict=True):
-            pairs[query, row] = pairs.get((query, row), _SharedText())._replace(eight=count)
+        for query, row, count in _iter_rows(column[is_covered] for column in shared[:3]):
+            pairs[query, row] = pairs[query, row]._replace(eight=count)
         similar = self.minhash_index.search(tokens)
-        columns = (column.tolist() for column in similar[:3])
-        for query, row, similarity in zip(*columns, strict=True):
-            shared_text = pairs.get((query, row), _SharedText())
-            pairs[query, row] = shared_text._replace(similarity=similarity)
+        for query, row, similarity in _iter_rows(similar[:3]):
+            pairs[query, row] = pairs[query, row]._replace(similarity=similarity)
         # The whole text last: where it is equal too, it is better evidence than the question.
         questions = hash_tokens([item.question if item.answer else "" for item in items])
         for hashed in (questions, tokens):
@@ -247,8 +244,8 @@ class OverlapIndex:
                 listed_rows = rows[:MAX_SAME_TEXT_PAIRS] if len(rows) >= self.min_frequent else rows
                 n_omitted += len(rows) - len(listed_rows)
                 for row in listed_rows:
-                    shared_text = pairs.get((query, row), _SharedText())
-                    pairs[query, row] = shared_text._replace(equal=text, sharing=len(rows))
+                    shared_text = pairs[query, row]._replace(equal=text, sharing=len(rows))
+                    pairs[query, row] = shared_text
         return _TextOverlaps(pairs, n_omitted, similar.overflow)
 
     def _classify_text_pair(
@@ -301,8 +298,7 @@ class OverlapIndex:
         if self.images is None or not train_images:
             return _ImageOverlaps(pairs, Overflow())
         similar = self.images.lookup.search(_stack_hashes(image for _, image in train_images))
-        columns = (column.tolist() for column in similar[:3])
-        for left, right, distance in zip(*columns, strict=True):
+        for left, right, distance in _iter_rows(similar[:3]):
             query, train_image = train_images[left]
             test_image = self.images.signatures[right]
             kind, evidence = _classify_image_pair(train_image, test_image, distance)
@@ -359,6 +355,10 @@ def batches(
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def _iter_rows(columns: Iterable[NDArray[Any]]) -> Iterator[tuple[Any, ...]]:
+    return zip(*(column.tolist() for column in columns), strict=True)
 
 
 def _item_text(item: BenchmarkItem) -> str:

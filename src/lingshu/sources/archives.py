@@ -19,15 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 from lingshu.core.errors import ImageError, InputError
 from lingshu.core.pseudonyms import check_key
 from lingshu.core.types import Drop, Image, Meta, Sample
-from lingshu.deidentify.ids import (
-    FileNaming,
-    IdDeduplicator,
-    NamePolicy,
-    file_naming,
-    image_messages,
-    use_folder_labels,
-    with_ids,
-)
+from lingshu.deidentify import ids
 from lingshu.imaging.files import IMAGE_SUFFIXES, iter_files
 from lingshu.imaging.headers import read_header
 from lingshu.imaging.read import MAX_BYTES
@@ -56,7 +48,7 @@ def read(
     labels: bool | None = None,
     question: str | None = None,
     patient: str | None = None,
-    names: NamePolicy = "keep",
+    names: ids.NamePolicy = "keep",
     key: bytes | None = None,
 ) -> Iterator[Sample | Drop]:
     """The images in a zip or tar archive (.tar.gz, .tar.bz2), or in every archive below a folder.
@@ -68,14 +60,14 @@ def read(
     Raises:
         InputError: no such file, not an archive, or a wrong option.
     """
-    namer = file_naming(names, check_key(key), patient)
-    labels = use_folder_labels(labels, names, question)
+    namer = ids.file_naming(names, check_key(key), patient)
+    labels = ids.use_folder_labels(labels, names, question)
     is_folder = not path.is_file()
     if not is_folder and _archive_type(path) is None:
         remedy = f"give one ending in .zip, {', '.join(TAR_SUFFIXES)}"
         raise InputError(f"{path} is not a zip or tar archive; {remedy}.")
     archives = [path / relative for relative in iter_files(path)] if is_folder else [path]
-    deduplicate = IdDeduplicator()
+    deduplicate = ids.IdDeduplicator()
     for archive in archives:
         if _archive_type(archive) is None:
             name = namer.sample_id(archive.relative_to(path))
@@ -123,7 +115,7 @@ def _sample(
     member: _Member,
     number: int,
     prefix: PurePosixPath,
-    namer: FileNaming,
+    namer: ids.FileNaming,
     labels: bool,
     question: str | None,
 ) -> Sample | Drop:
@@ -142,9 +134,11 @@ def _sample(
     label = parts[0] if labels and len(parts) > 1 else None
     gold = (label,) if label and question else None
     extra = {"label": label} if label else {}
-    meta = with_ids(Meta(kind="label" if gold else None, extra=extra), namer.patient_ids(relative))
+    meta = ids.with_ids(
+        Meta(kind="label" if gold else None, extra=extra), namer.patient_ids(relative)
+    )
     image = Image(data=member.data)
-    return Sample(name, image_messages((image,), question), (image,), gold, meta=meta)
+    return Sample(name, ids.image_messages((image,), question), (image,), gold, meta=meta)
 
 
 def _check_member(name: str, size: int) -> _Member | None:

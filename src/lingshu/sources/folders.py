@@ -16,13 +16,7 @@ from typing import TYPE_CHECKING
 from lingshu.core.errors import ImageError
 from lingshu.core.pseudonyms import check_key
 from lingshu.core.types import Drop, Image, Meta, Sample
-from lingshu.deidentify.ids import (
-    NamePolicy,
-    file_naming,
-    image_messages,
-    use_folder_labels,
-    with_ids,
-)
+from lingshu.deidentify import ids
 from lingshu.imaging.files import IMAGE_SUFFIXES, iter_files
 from lingshu.imaging.headers import read_header
 from lingshu.imaging.read import decode_mask, image_bytes, image_name, open_image
@@ -42,7 +36,7 @@ def read(
     mask: Sequence[str] | None = None,
     regions: Mapping[str, str] | None = None,
     patient: str | None = None,
-    names: NamePolicy = "keep",
+    names: ids.NamePolicy = "keep",
     key: bytes | None = None,
 ) -> Iterator[Sample | Drop]:
     """The images below a folder in order of their paths; without a `mask` they are not opened.
@@ -64,8 +58,8 @@ def read(
     Raises:
         InputError: not a folder, or a wrong option.
     """
-    namer = file_naming(names, check_key(key), patient)
-    labels = use_folder_labels(labels, names, question)
+    namer = ids.file_naming(names, check_key(key), patient)
+    labels = ids.use_folder_labels(labels, names, question)
     masks = find_masks((relative.as_posix() for relative in iter_files(path)), mask)
     for number, relative in enumerate(iter_files(path), 1):
         name, file = namer.sample_id(relative), os.path.join(path, relative)  # noqa: PTH118 - text
@@ -91,7 +85,7 @@ def read(
                 yield Drop(name, reason, detail)
                 continue
             extra = ({"label": label} if label else {}) | annotation
-            meta = with_ids(Meta(extra=extra), namer.patient_ids(relative))
+            meta = ids.with_ids(Meta(extra=extra), namer.patient_ids(relative))
             yield _sample(name, file, namer.names, meta, question, number)
 
 
@@ -123,7 +117,7 @@ def _read_mask(image: Image) -> NDArray[np.generic]:
 
 
 def _sample(
-    name: str, file: str, names: NamePolicy, meta: Meta, question: str | None, number: int
+    name: str, file: str, names: ids.NamePolicy, meta: Meta, question: str | None, number: int
 ) -> Sample | Drop:
     image, gold = Image(path=file), None
     if names == "hash":
@@ -134,4 +128,4 @@ def _sample(
             return Drop(name, "missing_image", f"file {number} cannot be read.")
     if question and (label := meta.extra.get("label")):
         meta, gold = replace(meta, kind="label"), (label,)
-    return Sample(name, image_messages((image,), question), (image,), gold, meta=meta)
+    return Sample(name, ids.image_messages((image,), question), (image,), gold, meta=meta)
