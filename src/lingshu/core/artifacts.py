@@ -292,17 +292,14 @@ def open_dataset(folder: Path) -> DatasetCard:
         ArtifactError: it is not a dataset, or it is damaged.
     """
     if not (folder / DATASET_CARD).is_file():
-        raise ArtifactError(
-            f"{folder} is not a DATASET folder ({DATASET_CARD} is missing); make one with `lingshu"
-            " curate`, or check the path."
-        )
+        problem = f"{folder} is not a DATASET folder ({DATASET_CARD} is missing)"
+        raise ArtifactError(f"{problem}; make one with `lingshu curate`, or check the path.")
     check_manifest(folder)
     try:
         return DatasetCard(**read_json(folder / DATASET_CARD))
     except TypeError as error:
-        raise ArtifactError(
-            f"{folder / DATASET_CARD} is not a dataset card ({error}); make the dataset again."
-        ) from error
+        problem = f"{folder / DATASET_CARD} is not a dataset card ({error})"
+        raise ArtifactError(f"{problem}; make the dataset again.") from error
 
 
 def dataset_digest(folder: Path) -> str:
@@ -415,16 +412,12 @@ def enumerate_replies(path: Path) -> Iterator[tuple[int, str, Reply]]:
     """The replies of one file with the numbers of their lines, from 1."""
     for line_number, row in enumerate_jsonl(path, allow_truncated=True):
         if not row.keys() >= {"key", "id", "text"} or not row.keys() <= {"key", *_REPLY_FIELDS}:
-            raise ArtifactError(
-                f"{path}, line {line_number}: not a row of replies; give the folder of an"
-                " evaluation, or choose another --out."
-            )
+            remedy = "give the folder of an evaluation, or choose another --out"
+            raise ArtifactError(f"{path}, line {line_number}: not a row of replies; {remedy}.")
         for name, value in row.items():
             if not isinstance(value, _REPLY_TYPES[name]):
-                raise ArtifactError(
-                    f"{path}, line {line_number}: {name} cannot be {value!r:.40}; remove the line to"
-                    " generate the reply again."
-                )
+                problem = f"{path}, line {line_number}: {name} cannot be {value!r:.40}"
+                raise ArtifactError(f"{problem}; remove the line to generate the reply again.")
         yield line_number, row.pop("key"), Reply(**row)
 
 
@@ -446,10 +439,8 @@ class ReplyStore(Closeable):
         for other in reply_files(folder):
             if other not in own_paths and is_locked(other):
                 self._log.close()
-                raise StorageError(
-                    f"{other} is being written by another run; wait for it to end, or choose"
-                    " another --out."
-                )
+                problem = f"{other} is being written by another run"
+                raise StorageError(f"{problem}; wait for it to end, or choose another --out.")
 
     def add(self, replies: Iterable[tuple[str, Reply]]) -> None:
         """Append replies under their keys, in one write that is on the disk when this returns."""
@@ -492,16 +483,12 @@ def iterate_scores(path: Path) -> Iterator[dict[str, Any]]:
         raise ArtifactError(f"{path} does not exist; run `lingshu eval` or `lingshu score` first.")
     for line_number, row in enumerate_jsonl(path, allow_truncated=True):
         if not {"id", "value", "status"} <= row.keys():
-            raise ArtifactError(
-                f"{path}, line {line_number}: not a row of scores (id, value and status are needed);"
-                " score the run again."
-            )
+            problem = "not a row of scores (id, value and status are needed)"
+            raise ArtifactError(f"{path}, line {line_number}: {problem}; score the run again.")
         for name, is_valid in _SCORE_CHECKS.items():
             if not is_valid(row.get(name)):
-                raise ArtifactError(
-                    f"{path}, line {line_number}: {name} cannot be {row[name]!r:.40}; score the run"
-                    " again."
-                )
+                problem = f"{path}, line {line_number}: {name} cannot be {row[name]!r:.40}"
+                raise ArtifactError(f"{problem}; score the run again.")
         yield row
 
 

@@ -125,10 +125,8 @@ class Budget:
         if min(*limits, self.prompt_price, self.reply_price, self.image_tokens) < 0:
             raise errors.ConfigError("a budget is negative; give limits and prices of 0 or more.")
         if self.cost is not None and not (self.prompt_price or self.reply_price):
-            raise errors.ConfigError(
-                "a budget in money needs prices; give prompt_price and reply_price per million"
-                " tokens."
-            )
+            remedy = "give prompt_price and reply_price per million tokens"
+            raise errors.ConfigError(f"a budget in money needs prices; {remedy}.")
 
 
 class Usage(NamedTuple):
@@ -419,9 +417,8 @@ class CachedClient(Closeable):
                 self._index_row(json.loads(line), len(line))
             except (ValueError, TypeError, LookupError) as error:
                 problem = f"{self._path}, line {line_number}: not a record of a call"
-                raise errors.ArtifactError(
-                    f"{problem}; remove the line to repeat the call."
-                ) from error
+                remedy = "remove the line to repeat the call"
+                raise errors.ArtifactError(f"{problem}; {remedy}.") from error
 
     def _index_row(self, row: Mapping[str, Any], length: int) -> None:
         tokens, cost = row["tokens"], row["cost"]

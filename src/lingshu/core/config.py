@@ -250,9 +250,8 @@ def read_plain(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(value, dict):
-        raise ConfigError(
-            f"{path} has no mapping of keys to values; write lines such as `seed: 0`."
-        )
+        problem = f"{path} has no mapping of keys to values"
+        raise ConfigError(f"{problem}; write lines such as `seed: 0`.")
     return value
 
 

@@ -200,15 +200,12 @@ def spans_of(sample: Sample) -> list[Span] | None:
             for turn, start, end, text in json.loads(encoded)
         ]
     except (ValueError, TypeError) as error:
-        raise InputError(
-            f"its entities are not [[turn, start, end, text], ...] ({error}); mark them again."
-        ) from error
+        problem = f"its entities are not [[turn, start, end, text], ...] ({error})"
+        raise InputError(f"{problem}; mark them again.") from error
     for turn, start, end, text in spans:
         messages = sample.messages[turn : turn + 1] if turn >= 0 else ()
         answers = [message.text for message in messages if message.role == "assistant"]
         if not 0 <= start < end or [answer[start:end] for answer in answers] != [text]:
-            raise InputError(
-                f"its entity at {start} to {end} of message {turn} is not there; mark it after the"
-                " last change of its text."
-            )
+            problem = f"its entity at {start} to {end} of message {turn} is not there"
+            raise InputError(f"{problem}; mark it after the last change of its text.")
     return spans

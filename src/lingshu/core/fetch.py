@@ -47,10 +47,8 @@ class FetchPolicy:
     def __post_init__(self) -> None:
         for host in self.hosts:
             if not host or any(char in host for char in "/@* ?#") or host != host.lower():
-                raise ConfigError(
-                    f"{host!r} is not a host; write a lower-case name, or name:port, without scheme"
-                    " and path."
-                )
+                remedy = "write a lower-case name, or name:port, without scheme and path"
+                raise ConfigError(f"{host!r} is not a host; {remedy}.")
 
 
 async def fetch(url: str, policy: FetchPolicy, *, resolve: Resolver | None = None) -> bytes:
@@ -68,9 +66,8 @@ async def fetch(url: str, policy: FetchPolicy, *, resolve: Resolver | None = Non
         async with asyncio.timeout(policy.timeout_s):
             addresses = list(await (resolve or system_resolver)(host, port))
             if not addresses or not all(_is_allowed(address, policy) for address in addresses):
-                raise InputError(
-                    "the address leads into a network that is not public; send the image itself."
-                )
+                problem = "the address leads into a network that is not public"
+                raise InputError(f"{problem}; send the image itself.")
             connector = aiohttp.TCPConnector(
                 resolver=_pinned_resolver(addresses), use_dns_cache=False, force_close=True, limit=1
             )
@@ -87,9 +84,8 @@ async def fetch(url: str, policy: FetchPolicy, *, resolve: Resolver | None = Non
                 ) as response:
                     return await _body(response, policy.max_bytes)
     except TimeoutError as error:
-        raise InputError(
-            f"the address gave no complete answer within {policy.timeout_s:g} s; send the image itself."
-        ) from error
+        problem = f"the address gave no complete answer within {policy.timeout_s:g} s"
+        raise InputError(f"{problem}; send the image itself.") from error
     except (aiohttp.ClientError, OSError, UnicodeError, ValueError) as error:
         raise InputError("the address could not be fetched; send the image itself.") from error
 
@@ -100,15 +96,12 @@ def _parse(url: str, policy: FetchPolicy) -> tuple[SplitResult, str, int]:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").rstrip("."), parts.port
     except ValueError as error:
-        raise InputError(
-            "the address of the image is not valid; write http(s)://host/path."
-        ) from error
+        problem = "the address of the image is not valid"
+        raise InputError(f"{problem}; write http(s)://host/path.") from error
     has_credentials = parts.username is not None or parts.password is not None
     if parts.scheme not in _DEFAULT_PORTS or not host or has_credentials or "\\" in url:
-        raise InputError(
-            "the address of the image may not be fetched; write http(s)://host/path without a"
-            " password."
-        )
+        problem = "the address of the image may not be fetched"
+        raise InputError(f"{problem}; write http(s)://host/path without a password.")
     default_port = _DEFAULT_PORTS[parts.scheme]
     port = default_port if port is None else port
     names = {f"{host}:{port}", *([host] if port == default_port else [])}

@@ -36,13 +36,11 @@ def storage_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         code = _errno(error)
         if code in _DISK_FULL_ERRNOS:
-            raise StorageError(
-                f"no space left while writing {path}; free some space or choose another --out."
-            ) from error
+            problem = f"no space left while writing {path}"
+            raise StorageError(f"{problem}; free some space or choose another --out.") from error
         if code in _ACCESS_ERRNOS:
-            raise StorageError(
-                f"{path} cannot be written ({os.strerror(code)}); choose another --out."
-            ) from error
+            problem = f"{path} cannot be written ({os.strerror(code)})"
+            raise StorageError(f"{problem}; choose another --out.") from error
         raise
 
 
@@ -96,10 +94,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         StorageError: the disk refused, or `path` is something that lingshu did not write.
     """
     if path.exists() and not _is_replaceable(path):
-        raise StorageError(
-            f"{path} exists and is not an artifact of an earlier run; choose another --out, or move"
-            " it away."
-        )
+        problem = f"{path} exists and is not an artifact of an earlier run"
+        raise StorageError(f"{problem}; choose another --out, or move it away.")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -150,9 +146,8 @@ def read_json(path: Path) -> dict:
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist.") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(
-            f"{path} cannot be read as JSON ({error}); it is damaged, write it again."
-        ) from error
+        problem = f"{path} cannot be read as JSON ({error})"
+        raise ArtifactError(f"{problem}; it is damaged, write it again.") from error
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} is not a JSON object.")
     return value
@@ -204,9 +199,8 @@ def enumerate_jsonl(path: Path, *, allow_truncated: bool) -> Iterator[tuple[int,
             except (ValueError, RecursionError) as error:
                 if allow_truncated and not is_complete:
                     return
-                raise InputError(
-                    f"{path}, line {line_number}: not valid JSON ({error}); fix or remove the line."
-                ) from error
+                problem = f"{path}, line {line_number}: not valid JSON ({error})"
+                raise InputError(f"{problem}; fix or remove the line.") from error
             if not isinstance(value, dict):
                 raise InputError(f"{path}, line {line_number}: a JSON object is expected.")
             yield line_number, value
@@ -310,9 +304,8 @@ class JsonlAppender(Closeable):
             try:
                 row = _STRICT_DECODER.decode(line.decode("utf-8"))
             except ValueError as error:
-                raise InputError(
-                    f"{self.path}, last line: not valid JSON ({error}); fix or remove the line."
-                ) from error
+                problem = f"{self.path}, last line: not valid JSON ({error})"
+                raise InputError(f"{problem}; fix or remove the line.") from error
             os.ftruncate(self._handle, end - len(line))
             os.fsync(self._handle)
             return row
@@ -325,15 +318,11 @@ def _lock(handle: int, path: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise StorageError(
-            f"{path} is being written by another process; wait for it to end, or choose another"
-            " --out."
-        ) from error
+        problem = f"{path} is being written by another process"
+        raise StorageError(f"{problem}; wait for it to end, or choose another --out.") from error
     except OSError as error:
-        raise StorageError(
-            f"{path} is on a disk without file locks ({error.strerror}); choose an --out on another"
-            " one."
-        ) from error
+        problem = f"{path} is on a disk without file locks ({error.strerror})"
+        raise StorageError(f"{problem}; choose an --out on another one.") from error
 
 
 def is_locked(path: Path) -> bool:

@@ -75,15 +75,11 @@ class Endpoint:
         try:
             parts.port  # noqa: B018 - reading it checks it
         except ValueError as error:
-            raise InputError(
-                f"the port of {parts.hostname} is not a number up to 65535; write"
-                " http(s)://host[:port]/v1."
-            ) from error
+            problem = f"the port of {parts.hostname} is not a number up to 65535"
+            raise InputError(f"{problem}; write http(s)://host[:port]/v1.") from error
         if parts.username or parts.password or parts.query:
-            raise InputError(
-                f"the address of {parts.hostname} has a password or a query; give keys in"
-                " OPENAI_API_KEY instead."
-            )
+            problem = f"the address of {parts.hostname} has a password or a query"
+            raise InputError(f"{problem}; give keys in OPENAI_API_KEY instead.")
         if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
             raise InputError("the API key is empty or has invalid characters; copy it again.")
 

@@ -73,13 +73,10 @@ def _question_text(sample: Sample, kind: str, style: PromptStyle) -> str:
     instruction = instructions().get((kind, language, style))
     if instruction is None:
         if language not in _CHOICE_LAYOUT:
-            raise InputError(
-                f"sample {sample.id!r} has the language {language!r}; there are prompts in en and zh."
-            )
-        raise InputError(
-            f"sample {sample.id!r} has the kind {kind!r};"
-            f" {suggest_name(kind, {k for k, _, _ in instructions()})}"
-        )
+            problem = f"sample {sample.id!r} has the language {language!r}"
+            raise InputError(f"{problem}; there are prompts in en and zh.")
+        problem = f"sample {sample.id!r} has the kind {kind!r}"
+        raise InputError(f"{problem}; {suggest_name(kind, {k for k, _, _ in instructions()})}")
     if kind == "multi_choice":
         question, _, options = sample.question.partition("\nA. ")
         return _CHOICE_LAYOUT[language].format(question, f"A. {options}", instruction)

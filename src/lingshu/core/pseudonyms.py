@@ -32,9 +32,8 @@ def check_key(key: bytes | None) -> bytes:
     if key is None:
         return new_key()
     if len(key) < MIN_KEY_BYTES:
-        raise InputError(
-            f"the key for ids has {len(key)} bytes; give at least {MIN_KEY_BYTES} random ones."
-        )
+        problem = f"the key for ids has {len(key)} bytes"
+        raise InputError(f"{problem}; give at least {MIN_KEY_BYTES} random ones.")
     return key
 
 

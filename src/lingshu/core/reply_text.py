@@ -168,7 +168,6 @@ def require_golds(sample: Sample) -> tuple[str, ...]:
         InputError: it has none.
     """
     if not sample.gold:
-        raise InputError(
-            f"sample {sample.id!r} has no gold answer; only answered samples can be scored."
-        )
+        problem = f"sample {sample.id!r} has no gold answer"
+        raise InputError(f"{problem}; only answered samples can be scored.")
     return sample.gold

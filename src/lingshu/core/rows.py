@@ -184,10 +184,8 @@ def _messages(row: Mapping[str, Any], choices: Sequence[str], n_images: int) -> 
     if not any(m.role == "user" for m in messages):
         raise RowError("no_question: there is no user message.")
     if any(not 0 <= part < n_images for part in image_indices):
-        raise RowError(
-            "bad_messages: a message shows an image that the row does not have"
-            f" ({n_images} images, counted from 0)."
-        )
+        problem = "bad_messages: a message shows an image that the row does not have"
+        raise RowError(f"{problem} ({n_images} images, counted from 0).")
     if n_images and not image_indices:
         # Images that no message shows come first.
         first_user = next(i for i, m in enumerate(messages) if m.role == "user")

@@ -30,9 +30,8 @@ class SafeFolder:
         try:
             self.folder = folder.resolve(strict=True)
         except (OSError, RuntimeError) as error:
-            raise ConfigError(
-                f"--root {folder} cannot be opened; give a folder that exists."
-            ) from error
+            problem = f"--root {folder} cannot be opened"
+            raise ConfigError(f"{problem}; give a folder that exists.") from error
         if not self.folder.is_dir():
             raise ConfigError(f"--root {folder} is not a folder; give the folder of the files.")
         self._unresolved_folder = PurePosixPath(folder.absolute())
@@ -48,9 +47,8 @@ class SafeFolder:
         try:
             size = os.fstat(handle).st_size
             if size > max_bytes:
-                raise InputError(
-                    f"the file has {size >> 20} MB, more than {max_bytes >> 20} MB; make it smaller."
-                )
+                problem = f"the file has {size >> 20} MB, more than {max_bytes >> 20} MB"
+                raise InputError(f"{problem}; make it smaller.")
             blocks: list[bytes] = []
             while size > 0 and (block := os.read(handle, min(size, 1 << 20))):
                 blocks.append(block)

@@ -55,9 +55,8 @@ def load_prompts(path: Path, custom_path: str | None = None) -> PromptSet:
     try:
         content = default if custom_path is None else Path(custom_path).read_bytes()
     except OSError as error:
-        raise ConfigError(
-            f"prompts {custom_path} cannot be read ({error.strerror}); check the path."
-        ) from error
+        problem = f"prompts {custom_path} cannot be read ({error.strerror})"
+        raise ConfigError(f"{problem}; check the path.") from error
     preamble, *blocks = _SECTION.split(content.decode("utf-8"))
     version = re.match(r"version (\S+)", preamble)
     sections = {

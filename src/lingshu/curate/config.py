@@ -136,10 +136,8 @@ def check_step_sources(steps: Sequence[StepConfig], sources: Collection[str]) ->
     for step in steps:
         for name in step.sources:
             if name not in sources:
-                raise ConfigError(
-                    f"step {step.name!r} is limited to source {name!r};"
-                    f" {suggest_name(name, sources)}"
-                )
+                problem = f"step {step.name!r} is limited to source {name!r}"
+                raise ConfigError(f"{problem}; {suggest_name(name, sources)}")
 
 
 def _check_unique(kind: str, names: Sequence[str]) -> None:

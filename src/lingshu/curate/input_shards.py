@@ -41,9 +41,8 @@ def available_sources(config: CurateConfig) -> list[Source]:
     """
     for source in config.sources:
         if source.path is None and not source.optional:
-            raise ConfigError(
-                f"source {source.name!r} has no path; give sources.{source.name}.path=FOLDER."
-            )
+            problem = f"source {source.name!r} has no path"
+            raise ConfigError(f"{problem}; give sources.{source.name}.path=FOLDER.")
     available = [source for source in config.sources if source.path is not None]
     if not available:
         names = ", ".join(f"sources.{source.name}.path=FOLDER" for source in config.sources)

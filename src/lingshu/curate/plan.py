@@ -57,9 +57,8 @@ def resolve(config: CurateConfig) -> CurateConfig:
     """
     for step in config.steps:
         if step.name in (READ_STEP, WRITE_STEP):
-            raise ConfigError(
-                f"a step is named {step.name!r}, a name that the runner uses itself; choose another."
-            )
+            problem = f"a step is named {step.name!r}, a name that the runner uses itself"
+            raise ConfigError(f"{problem}; choose another.")
     sources = []
     for source in config.sources:
         if KEY_PARAM in source.options:
@@ -104,10 +103,8 @@ def build_step(step: StepConfig) -> Step:
     """
     built = build_any_step(step)
     if isinstance(built, TeacherStep):
-        raise ConfigError(
-            f"step {step.name!r} needs a teacher model, which this run does not have; use it with"
-            " `lingshu synthesize`."
-        )
+        problem = f"step {step.name!r} needs a teacher model, which this run does not have"
+        raise ConfigError(f"{problem}; use it with `lingshu synthesize`.")
     return built
 
 
@@ -120,10 +117,8 @@ def build_any_step(step: StepConfig) -> Step | TeacherStep:
     factory = _step_factory(step)
     built = factory(**_typed(factory, step.params, f"steps.{step.name}.params"))
     if not isinstance(built, MapStep | TableStep | TeacherStep):
-        raise ConfigError(
-            f"step {step.name!r}: {step.op}.step returned {type(built).__name__}; it must return a"
-            " MapStep, a TableStep or a TeacherStep."
-        )
+        problem = f"step {step.name!r}: {step.op}.step returned {type(built).__name__}"
+        raise ConfigError(f"{problem}; it must return a MapStep, a TableStep or a TeacherStep.")
     return built
 
 
@@ -250,9 +245,8 @@ def _step_digest(step: StepConfig, code: CodeDigests) -> str:
     files = {}
     for name in build_step(step).input_files:
         if not Path(name).exists():
-            raise ConfigError(
-                f"step {step.name!r} reads {name}, which does not exist; check the path."
-            )
+            problem = f"step {step.name!r} reads {name}, which does not exist"
+            raise ConfigError(f"{problem}; check the path.")
         files[name] = _content_digest(Path(name))
     op_digest = code.digest(load("ops", step.op))
     return digest([step.name, step.op, dict(step.params), list(step.sources), op_digest, files])

@@ -58,10 +58,8 @@ class RayBackend:
                     configure_logging=False,
                 )
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"no Ray cluster answers at {address} ({one_line(error)[:200]}); check"
-                " --ray-address."
-            ) from error
+            problem = f"no Ray cluster answers at {address} ({one_line(error)[:200]})"
+            raise ConfigError(f"{problem}; check --ray-address.") from error
         self._task = ray.remote(num_cpus=1, max_retries=0)(run_job)
         self._n_workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
 

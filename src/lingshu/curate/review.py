@@ -152,9 +152,8 @@ def read_verdicts(paths: Sequence[Path]) -> list[Verdict]:
 def _parse_verdict(row: Mapping[str, Any]) -> Verdict:
     unknown = next((key for key in row if key not in Verdict.__dataclass_fields__), None)
     if unknown is not None:
-        raise ValueError(
-            f"unknown key {unknown!r}; {suggest_name(unknown, Verdict.__dataclass_fields__)}"
-        )
+        problem = f"unknown key {unknown!r}"
+        raise ValueError(f"{problem}; {suggest_name(unknown, Verdict.__dataclass_fields__)}")
     if any(value is not None and not isinstance(value, str) for value in row.values()):
         raise ValueError("every value of a verdict must be a string.")
     values = {key: value for key, value in row.items() if value is not None and value.strip()}
@@ -196,10 +195,8 @@ def apply_verdicts(sample: Sample, verdicts: Sequence[Verdict]) -> Sample | Drop
         return sample
     second = sample.meta.extra.get(ALTERNATIVE)
     if second is None:
-        raise InputError(
-            f"verdict on {sample.id!r} prefers a second text, which it does not have; accept, edit"
-            " or reject it."
-        )
+        problem = f"verdict on {sample.id!r} prefers a second text, which it does not have"
+        raise InputError(f"{problem}; accept, edit or reject it.")
     return _with_text(sample, second)
 
 
@@ -207,10 +204,8 @@ def _with_text(sample: Sample, text: str) -> Sample:
     gold, old = sample.gold, last_assistant_text(sample)
     if sample.choices and old.strip() in LETTERS:
         if text not in LETTERS[: len(sample.choices)]:
-            raise InputError(
-                f"verdict on {sample.id!r} edits a choice to {text[:40]!r}; write one of its"
-                " letters, or reject it."
-            )
+            problem = f"verdict on {sample.id!r} edits a choice to {text[:40]!r}"
+            raise InputError(f"{problem}; write one of its letters, or reject it.")
         gold = (text,)
     elif gold == (old,):
         gold = (text,)

@@ -124,10 +124,8 @@ def _read_key(path: Path) -> bytes:
     try:
         return check_key(path.read_bytes())
     except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror}); give --key a file with 16 random bytes or"
-            " more."
-        ) from error
+        problem = f"{path} cannot be read ({error.strerror})"
+        raise ConfigError(f"{problem}; give --key a file with 16 random bytes or more.") from error
 
 
 def _finish(run: CurationRun, parts: Sequence[Path], options: CurateOptions) -> DatasetCard:

@@ -331,10 +331,8 @@ def _after_crash(
         return job
     if position is None or position[0] in job.crashed_rows:
         when = "before its first row" if position is None else "at a row that was left out already"
-        raise InputError(
-            f"the process that works on {Path(job.output).name} died {n_crashes} times {when}"
-            f" ({crash_reason}); look at its messages above."
-        )
+        problem = f"the process that works on {Path(job.output).name} died {n_crashes} times {when}"
+        raise InputError(f"{problem} ({crash_reason}); look at its messages above.")
     row, step = position
     return replace(job, crashed_rows={**job.crashed_rows, row: step})
 
@@ -368,10 +366,8 @@ def check_output_folder(out: Path) -> None:
     if not out.is_dir() or (
         any(out.iterdir()) and not any((out / name).exists() for name in known_files)
     ):
-        raise StorageError(
-            f"{out} exists and is not a dataset of an earlier run; choose another --out, or move it"
-            " away."
-        )
+        problem = f"{out} exists and is not a dataset of an earlier run"
+        raise StorageError(f"{problem}; choose another --out, or move it away.")
 
 
 def check_not_inside(label: str, path: str | Path | None, out: Path) -> None:
@@ -383,10 +379,8 @@ def check_not_inside(label: str, path: str | Path | None, out: Path) -> None:
     if path is None or not Path(path).exists():
         return
     if Path(path).resolve().is_relative_to(out.resolve()):
-        raise InputError(
-            f"{label} is inside {out}, which a finished run replaces as a whole; choose another"
-            " --out."
-        )
+        problem = f"{label} is inside {out}, which a finished run replaces as a whole"
+        raise InputError(f"{problem}; choose another --out.")
 
 
 # --- decisions over all shards
@@ -416,10 +410,8 @@ def decide_shards(
     decision = built.decide(table) if table.num_rows else Decision({})
     for row in (*decision.drops, *decision.notes):
         if not 0 <= row < table.num_rows:
-            raise InputError(
-                f"step {step.name!r} decided on row {row} of {table.num_rows}; rows are counted"
-                " from 0."
-            )
+            problem = f"step {step.name!r} decided on row {row} of {table.num_rows}"
+            raise InputError(f"{problem}; rows are counted from 0.")
     counts, drops = StepCounts(), []
     for source_index, count in Counter(source_indices.tolist()).items():
         counts.add(step.name, sources[int(source_index)], "out", count)

@@ -249,10 +249,8 @@ class _SynthesisRun:
         for step in config.steps:
             built = build_any_step(step)
             if not isinstance(built, TeacherStep | MapStep):
-                raise ConfigError(
-                    f"step {step.name!r} decides over all rows; run it with `lingshu curate` before"
-                    " the synthesis."
-                )
+                problem = f"step {step.name!r} decides over all rows"
+                raise ConfigError(f"{problem}; run it with `lingshu curate` before the synthesis.")
             self.steps[step.name] = built
         self.functions = {
             name: step.open() for name, step in self.steps.items() if isinstance(step, MapStep)
@@ -276,10 +274,8 @@ class _SynthesisRun:
         ]
         for kind in self.config.limits:
             if kind not in kinds:
-                raise ConfigError(
-                    f"limits names the kind {kind!r}, which no step makes;"
-                    f" {suggest_name(kind, kinds)}"
-                )
+                problem = f"limits names the kind {kind!r}, which no step makes"
+                raise ConfigError(f"{problem}; {suggest_name(kind, kinds)}")
         check_step_sources(self.config.steps, card.sources)
 
     def process_chunk(self, samples: Sequence[Sample]) -> list[_RowState]:
@@ -335,10 +331,8 @@ class _SynthesisRun:
             provenance = {"teacher": self.client.engine.model, "prompts": self.prompts[row.step]}
         for output in row.outputs:
             if output.id in self.ids:
-                raise InputError(
-                    f"two samples are named {output.id!r}; give every step its own kind, and every"
-                    " sample its own id."
-                )
+                remedy = "give every step its own kind, and every sample its own id"
+                raise InputError(f"two samples are named {output.id!r}; {remedy}.")
             self.ids.add(output.id)
             sample = _with_extra(output, {**output.meta.extra, **provenance})
             self.queue.add(sample)

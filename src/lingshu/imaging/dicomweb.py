@@ -122,9 +122,8 @@ def retrieve_study(server: DicomWebServer, study_uid: str) -> Iterator[bytes]:
             for file in _retrieve(client, server, path):
                 total_bytes += len(file)
                 if total_bytes > MAX_TOTAL_BYTES:
-                    raise InputError(
-                        f"the study has more than {MAX_TOTAL_BYTES >> 30} GB; {remedy}."
-                    )
+                    problem = f"the study has more than {MAX_TOTAL_BYTES >> 30} GB"
+                    raise InputError(f"{problem}; {remedy}.")
                 yield file
         if not n_files:
             problem = "has no study of that UID with images"

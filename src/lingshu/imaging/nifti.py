@@ -75,9 +75,8 @@ class Volume:
         self.n_times = math.prod(self._time_shape)
         voxels, itemsize = math.prod(self._stored_shape), int(image.get_data_dtype().itemsize)
         if voxels > MAX_VOXELS or voxels * itemsize > MAX_VOLUME_BYTES:
-            raise ImageError(
-                f"{name} has {voxels} voxels a volume, which is too many; resample it."
-            )
+            problem = f"{name} has {voxels} voxels a volume, which is too many"
+            raise ImageError(f"{problem}; resample it.")
         self._orientation = io_orientation(image.affine)
         if self._orientation.shape != (3, 2) or not np.isfinite(self._orientation).all():
             problem = "has an affine that does not state where its axes point"

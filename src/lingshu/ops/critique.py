@@ -118,10 +118,8 @@ def _read_replies(path: Path) -> Mapping[str, ScoredReply]:
         name, question, reply = (row.get(key) for key in ("id", "question", "reply"))
         is_text = isinstance(name, str) and isinstance(question, str)
         if not is_text or not {"value", "reply"} <= row.keys():
-            raise InputError(
-                f"{path}, row {row_number}: id, question, reply and value are needed; give the"
-                " scores.jsonl of `lingshu eval`."
-            )
+            problem = f"{path}, row {row_number}: id, question, reply and value are needed"
+            raise InputError(f"{problem}; give the scores.jsonl of `lingshu eval`.")
         if isinstance(reply, str):
             scored = ScoredReply(str(question), reply.strip(), row["value"])
             replies.setdefault(str(name), scored)

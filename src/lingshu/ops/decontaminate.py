@@ -57,9 +57,8 @@ def step(
     tasks = registry.names("tasks")
     for name in against:
         if not _is_file(name) and name.replace("-", "_") not in tasks:
-            raise UnknownNameError(
-                f"decontaminate: there is no task {name!r}; {suggest_name(name, tasks)}"
-            )
+            problem = f"decontaminate: there is no task {name!r}"
+            raise UnknownNameError(f"{problem}; {suggest_name(name, tasks)}")
 
     def sign(sample: Sample, pixels: Pixels) -> Signature:
         images = [image_signature(pixels.bytes(i), pixels.gray(i)) for i in sample.images]

@@ -82,9 +82,8 @@ def _read_terms(path: str) -> list[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"terms {path} cannot be read ({error}); give a UTF-8 text file with one term a line."
-        ) from error
+        problem = f"terms {path} cannot be read ({error})"
+        raise InputError(f"{problem}; give a UTF-8 text file with one term a line.") from error
     terms = [line.strip() for line in lines if line.strip() and not line.startswith("# ")]
     if not terms:
         raise InputError(f"terms {path} contains no term; write one per line.")

@@ -99,9 +99,8 @@ def _load_font(path: str | None, size: int) -> FreeTypeFont:
     try:
         font = ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
     except OSError as error:
-        raise ConfigError(
-            f"ocr_exam: font {path} cannot be read; give a TrueType or OpenType file."
-        ) from error
+        problem = f"ocr_exam: font {path} cannot be read"
+        raise ConfigError(f"{problem}; give a TrueType or OpenType file.") from error
     assert isinstance(font, ImageFont.FreeTypeFont)
     return font
 

@@ -107,10 +107,8 @@ def load_classifier(path: Path) -> ModalityClassifier:
     """
     content = read_json(path)
     if content.get("features") not in (FEATURES_VERSION, "given"):
-        raise InputError(
-            f"{path} is a head for features {content.get('features')!r}; train it again with"
-            " bench/train_modality.py."
-        )
+        problem = f"{path} is a head for features {content.get('features')!r}"
+        raise InputError(f"{problem}; train it again with bench/train_modality.py.")
     names = ("mean", "scale", "weights", "bias", "projection", "centers")
     return ModalityClassifier(
         tuple(content["modalities"]),

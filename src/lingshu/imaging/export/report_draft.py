@@ -54,9 +54,8 @@ class ReportDraft:
             text = _CONTROL_CHARS.sub("", getattr(self, name).replace("\r\n", "\n")).strip()
             object.__setattr__(self, name, text)
         if not self.notice:
-            raise InputError(
-                "a draft needs the notice that it is not for clinical use; give its text."
-            )
+            problem = "a draft needs the notice that it is not for clinical use"
+            raise InputError(f"{problem}; give its text.")
         if not self.findings and not self.impression:
             remedy = "ask the model again, or write one of them"
             raise InputError(f"the draft has neither findings nor an impression; {remedy}.")
