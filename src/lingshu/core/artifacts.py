@@ -18,9 +18,9 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from lingshu.core.errors import ArtifactError, StorageError
 from lingshu.core.files import (
@@ -169,9 +169,7 @@ class ShardWriter(Closeable):
 def _image_column(
     schema: pa.Schema, rows: Sequence[Sequence[Mapping[str, Any]]]
 ) -> tuple[int, pa.Field, pa.Array]:
-    """Index, field and values of the images of some rows, built without Arrow's conversion of
-    lists, which doubles its memory repeatedly.
-    """
+    """Index, field and values of the image column, without Arrow's costly conversion of lists."""
     import numpy as np
     import pyarrow as pa
 
@@ -367,18 +365,9 @@ def reply_key(
     return digest([*identity, sampling.decoding(), generation_index])
 
 
-_OPTIONAL_STR, _OPTIONAL_INT = (str, type(None)), (int, type(None))
-_REPLY_TYPES: Mapping[str, tuple[type, ...]] = {
-    "key": (str,),
-    "id": (str,),
-    "text": _OPTIONAL_STR,
-    "generation_index": (int,),
-    "finish": _OPTIONAL_STR,
-    "prompt_tokens": _OPTIONAL_INT,
-    "reply_tokens": _OPTIONAL_INT,
-    "error": _OPTIONAL_STR,
-}
-_REPLY_FIELDS = tuple(name for name in _REPLY_TYPES if name != "key")
+# All that are compared: tokens and lost attempts are not stored.
+_REPLY_FIELDS = tuple(field.name for field in fields(Reply) if field.compare)
+_REPLY_TYPES = {"key": str} | {name: get_type_hints(Reply)[name] for name in _REPLY_FIELDS}
 _RANKED_FILE = re.compile(r"replies\.(\d+)-of-(\d+)\.jsonl")
 
 
@@ -434,7 +423,7 @@ class ReplyStore(Closeable):
     def __init__(self, folder: Path, *, rank: int = 0, world_size: int = 1) -> None:
         path = replies_file(folder, rank, world_size)
         self._log = JsonlAppender(path)
-        # Lock first, then check the others: of two that start together, at least one sees the other.
+        # Lock first, then check: of two that start together, at least one sees the other.
         own_paths = {replies_file(folder, other, world_size) for other in range(world_size)}
         for other in reply_files(folder):
             if other not in own_paths and is_locked(other):

@@ -1,4 +1,4 @@
-"""An engine behind a cache on disk, for teachers and judges: replies are stored, checked and budgeted.
+"""An engine behind a cache on disk, for teachers and judges: replies are checked and budgeted.
 
     client = CachedClient(engine, folder, images=image_bytes, budget=Budget(tokens=1_000_000))
     results = client.ask([Request(sample, json_format(Caption))], Sampling(max_tokens=512))
@@ -47,7 +47,7 @@ class InvalidResponse(Exception):
 
 @dataclass(frozen=True)
 class ResponseFormat(Generic[T_co]):
-    """`parse` returns the value of a reply or raises InvalidResponse; `schema` identifies the format."""
+    """`parse` returns a reply's value or raises InvalidResponse; `schema` identifies the format."""
 
     parse: Callable[[str], T_co]
     schema: str
@@ -57,7 +57,7 @@ TEXT_FORMAT: ResponseFormat[str] = ResponseFormat(str.strip, "text")
 
 
 def json_format(kind: type[T]) -> ResponseFormat[T]:
-    """One JSON object of this dataclass or pydantic model, alone or in a fence, without coercion."""
+    """A JSON object of this dataclass or pydantic model, alone or in a fence, not coerced."""
     import pydantic
 
     adapter = pydantic.TypeAdapter(kind)
@@ -223,8 +223,7 @@ class CachedClient(Closeable):
         return ordered
 
     def counts(self) -> dict[str, int | float]:
-        """Counts of this run (requests; calls made; cached; retries among both; rejects by reason),
-        and the usage of the folder.
+        """Counts of this run (requests, calls, cached, retries, rejects), and usage of the folder.
 
         `exceeds_upper_bound` counts replies that report more tokens than the upper bound of their
         call: raise image_tokens.
@@ -400,7 +399,7 @@ class CachedClient(Closeable):
             self._index_row(row, len(dump_line(row).encode()))
 
     def _reply_usage(self, reply: Reply, upper_bound: Usage) -> Usage:
-        """The usage that a reply reports, else its upper bound, and the bound of each lost attempt."""
+        """The usage that a reply reports, else its bound, and the bound of each lost attempt."""
         if reply.prompt_tokens is not None and reply.reply_tokens is not None:
             reported = self._compute_usage(reply.prompt_tokens, reply.reply_tokens)
         elif reply.text is None and reply.failed_attempts:

@@ -1,6 +1,4 @@
-"""Configuration: frozen dataclasses to YAML or JSON and back, and typed overrides such as
-`stages.deep.steps=10`.
-"""
+"""Configuration: dataclasses to YAML or JSON and back; overrides such as `stages.deep.steps=10`."""
 
 from __future__ import annotations
 
@@ -173,7 +171,7 @@ def _check_unknown_keys(raw: object, validated: object, prefix: str) -> None:
 
 
 def override(config: C, changes: Sequence[str]) -> C:
-    """Apply `a.b=v` changes; `v` is read as YAML, an item of a list is named by its `name` or index.
+    """Apply `a.b=v` changes: `v` is YAML, an item of a list is named by its `name` or index.
 
     An item with a name, such as a stage, is removed with null: `stages.deep=null`.
 

@@ -47,7 +47,7 @@ class NormalizedText(NamedTuple):
 
 
 def normalize_text(text: str) -> NormalizedText:
-    """NFKC, case-folded, runs of blanks as one blank, dashes as hyphens; with original positions."""
+    """NFKC, case-folded, blanks as one blank, dashes as hyphens; with original positions."""
     if text.isascii() and not _WHITESPACE.search(text):
         return NormalizedText(text.lower(), range(len(text)), range(1, len(text) + 1))
     chars: list[str] = []
@@ -97,8 +97,7 @@ class EntityMatcher:
             self._by_prefix[term[:_PREFIX_LENGTH]].append(term)
 
     def find(self, text: str) -> list[tuple[int, int]]:
-        """Start and end of the terms in a text, from left to right: the longest at each position,
-        without overlaps.
+        """Start and end of the terms in a text: from each position the longest, without overlaps.
 
         A term ends at a word boundary, so `ct` is not found in "structure", except in scripts
         without blanks between words.

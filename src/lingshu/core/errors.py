@@ -1,18 +1,5 @@
 """Errors that a user can fix; any other exception is a bug.
 
-    LingshuError
-    ├── ConfigError        a recipe, an option or an override is wrong
-    ├── InputError         a given file or row cannot be used
-    │   ├── ImageError     an image that cannot be opened within the limits
-    │   └── RowError       a row that cannot become a sample (core/rows.py)
-    ├── ArtifactError      a dataset, checkpoint or run folder is missing, truncated or of another kind
-    ├── StorageError       the disk refused a write
-    ├── DataPolicyError    a sample may not leave this machine
-    ├── EngineError        a model or endpoint cannot answer at all
-    ├── TrainingError      training cannot continue: a non-finite loss, no sample left
-    ├── UnknownNameError   a name that is not in the registry or another table
-    └── MissingExtraError  an optional dependency is not installed
-
 None derives from a built-in error such as ValueError or OSError: a handler for those never hides
 one of these. Each takes one message that names the thing, its value and the remedy, in one line.
 The command line prints it and exits with 2.

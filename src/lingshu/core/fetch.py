@@ -1,4 +1,4 @@
-"""Fetching an address that a client named: allowed hosts only, every IP address checked, no redirects.
+"""Fetching an address that a client named: allowed hosts only, checked IPs, no redirects.
 
 A name is resolved once and the connection goes to the checked addresses, so that an answer that
 changes between check and use (DNS rebinding) has no effect. Addresses of this machine, its networks

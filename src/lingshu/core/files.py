@@ -87,8 +87,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder next to `path` that takes its name on success and replaces an older
-    artifact.
+    """A temporary folder that takes the name `path` on success, replacing an older artifact.
 
     Raises:
         StorageError: the disk refused, or `path` is something that lingshu did not write.

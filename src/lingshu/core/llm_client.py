@@ -1,7 +1,7 @@
 """The client of OpenAI-compatible endpoints: bounded in requests, retries, waits and sizes.
 
 Outcomes are values: a bad answer of an endpoint is never an exception, and no message repeats the
-key or what was sent. `send_all` runs its own event loop in a thread, so engines, judges and teachers
+key or what was sent. `send_all` runs its own event loop in a thread, so engines, judges, teachers
 call it from synchronous code, notebooks and servers alike.
 """
 
@@ -46,7 +46,7 @@ PUSHBACK_STATUSES = {429, 503}
 # An address that never answered is more likely misspelled than busy.
 FIRST_CONTACT_RETRIES = 2
 INITIAL_LIMIT = 32
-# A rare refusal is chance and is only repeated; a larger fraction means that the server is overloaded.
+# A rare refusal is chance and only repeated; a larger fraction means an overloaded server.
 PUSHBACK_FRACTION = 0.05
 INCREASE_FRACTION = 0.1
 
@@ -139,13 +139,7 @@ class AdaptiveLimiter:
         self._total_seconds = self._max_wait_s = 0.0
 
     def record(
-        self,
-        epoch: int,
-        seconds: float,
-        *,
-        pushback: bool,
-        wait: float = 0.0,
-        now: float = 0.0,
+        self, epoch: int, seconds: float, *, pushback: bool, wait: float = 0.0, now: float = 0.0
     ) -> None:
         """Record the outcome of a request that was sent under `epoch` and took `seconds`.
 
@@ -306,8 +300,7 @@ def send_all(
     *,
     is_slow: Callable[[K], bool] | None = None,
 ) -> Generator[list[tuple[K, Outcome]], None, None]:
-    """Post `body(key)` to /chat/completions for every key and yield outcomes in lists, `FLUSH_DELAY_S`
-    after the first of each list.
+    """Post `body(key)` for every key; yields outcomes in lists, `FLUSH_DELAY_S` after their first.
 
     At most `concurrency` requests are active, fewer while the endpoint pushes back. Keys are taken
     and bodies are built when they are sent; those that `is_slow` in another thread. Closing the
@@ -447,11 +440,7 @@ class _RequestRunner(Generic[K]):
             outcome.kind == "timeout" or outcome.status in PUSHBACK_STATUSES
         )
         self.limiter.record(
-            epoch,
-            now - started,
-            pushback=pushback,
-            wait=min(MAX_WAIT_S, wait or 0.0),
-            now=now,
+            epoch, now - started, pushback=pushback, wait=min(MAX_WAIT_S, wait or 0.0), now=now
         )
         max_retries = self.endpoint.retries
         if not self.openai_client.has_responded:

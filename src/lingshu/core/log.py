@@ -49,7 +49,7 @@ def configure(level: LogLevel, *, as_json: bool = False, stream: TextIO | None =
 
 
 def configure_default(level: LogLevel) -> None:
-    """As `configure`, unless a handler was added before: for servers, whose replies refer to the log."""
+    """As `configure`, unless a handler was added: for servers, whose replies refer to the log."""
     handlers = logging.getLogger("lingshu").handlers
     if all(isinstance(handler, logging.NullHandler) for handler in handlers):
         configure(level)

@@ -24,14 +24,8 @@ class Progress(Protocol):
     def advance(self, n: int, failed: int | None = None, *, resumed: bool = False) -> None: ...
 
 
-class NoProgress:
+class NoProgress(Progress):
     """Shows nothing."""
-
-    def start(self, total: int | None, done: int = 0, *, title: str = "") -> None:
-        pass
-
-    def advance(self, n: int, failed: int | None = None, *, resumed: bool = False) -> None:
-        pass
 
 
 class PlainProgress:

@@ -49,8 +49,7 @@ def question_stem(sample: Sample) -> str:
 
 
 def build_prompt(sample: Sample, style: PromptStyle) -> Sample:
-    """The sample with its last user turn as the prompt of its kind and language; several images
-    are labeled `<image_i>: `.
+    """The sample with the prompt of its kind and language; several images are labeled.
 
     Reports have one prompt for both styles, and a rubric dialogue is unchanged.
 

@@ -1,5 +1,4 @@
-"""Keyed hashes as ids of patients, studies and articles: equal ids stay equal, and nobody without
-the key can find the original.
+"""Keyed hashes as ids: equal ids stay equal, and only the key's owner can find the original.
 
 A plain hash of a hospital number is not a pseudonym: all numbers can be tried. HMAC-SHA256
 (RFC 2104) with a secret key can only be tried by the owner of the key.

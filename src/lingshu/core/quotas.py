@@ -24,9 +24,7 @@ def stable_uniform(key: str, seed: int) -> float:
 
 
 def allocate_quotas(sizes: Mapping[str, int], total: int) -> dict[str, int]:
-    """Quotas that sum to `total`, at most to all rows, as even as the sizes allow: small groups stay
-    complete, large ones share the rest.
-    """
+    """Quotas that sum to `total` at most: small groups stay complete, large ones share the rest."""
     quotas: dict[str, int] = {}
     remaining = total
     ordered = sorted(sizes.items(), key=lambda entry: (entry[1], entry[0]))
@@ -50,9 +48,7 @@ def rows_over_quota(
     ids: Sequence[str],
     seed: int,
 ) -> list[tuple[str, int]]:
-    """The rows that exceed their group's quota, as (group, row), in order of row; a group without a
-    quota keeps all.
-    """
+    """The rows above their group's quota as (group, row), by row; without a quota all are kept."""
     over_quota: list[tuple[str, int]] = []
     for group, members in rows_by_group.items():
         if len(members) > quotas.get(group, len(members)):

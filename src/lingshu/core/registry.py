@@ -78,9 +78,7 @@ def names(group: str) -> list[str]:
 
 
 def describe(group: str, name: str) -> str:
-    """The first paragraph of a built-in plug-in's docstring, or the description of that variant;
-    read without importing it.
-    """
+    """The first paragraph of a plug-in's docstring, or its variant's text; it is not imported."""
     path = builtin_modules(group).get(name)
     if path is None:
         return "plug-in"

@@ -1,4 +1,4 @@
-"""Reply text for scorers: reasoning removed, answer tags and boxes opened, characters normalized."""
+"""Reply text for scorers: reasoning removed, answer tags and boxes opened, text normalized."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _last_box(text: str) -> tuple[int, int] | None:
 
 
 def to_plain_text(text: str) -> str:
-    """NFKC text with ASCII punctuation and without LaTeX, Markdown, HTML or invisible characters."""
+    """NFKC text with ASCII punctuation, without LaTeX, Markdown, HTML, invisible characters."""
     if text.isascii() and text.isalnum():
         return text
     if not text.isascii():
@@ -131,8 +131,7 @@ def to_plain_text(text: str) -> str:
 
 
 def normalize_words(text: str) -> str:
-    """Lower-case words of plain text between single blanks, one at each end, so that `in` finds
-    complete words only.
+    """Lower-case words between single blanks, one at each end: `in` finds complete words only.
 
     Each Chinese character is a word; "|" marks the end of a sentence or a line.
     """

@@ -36,7 +36,7 @@ class RowError(InputError):
 def sample_from_row(
     row: Mapping[str, Any], row_number: int, images: Sequence[Image] = ()
 ) -> Sample | Drop:
-    """The sample of row `row_number` (from 1, the name of a row without `id`), or why there is none.
+    """The sample of row `row_number` (from 1; it names a row without `id`), or why there is none.
 
     The question follows all images; its choices are listed below it, unless its text has them.
     """

@@ -60,8 +60,7 @@ class SafeFolder:
             os.close(handle)
 
     def path(self, name: str) -> Path:
-        """The path of a file or folder, for readers that take one; checked now, so only safe for a
-        folder that no attacker can write to.
+        """The path of a file or folder that was checked now: only safe where no attacker can write.
 
         Raises:
             InputError: as read.
@@ -91,9 +90,7 @@ class SafeFolder:
         return path.parts
 
     def _open(self, parts: tuple[str, ...], *, folder: bool) -> int:
-        """A handle on a regular file, or on a folder; each component is opened from its parent and
-        is not a link.
-        """
+        """A handle on a file or folder; each component is opened from its parent, and no link."""
         if not parts and not folder:
             raise InputError(REFUSED_MESSAGE)
         folder_flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

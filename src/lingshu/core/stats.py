@@ -11,7 +11,7 @@ Z_95 = 1.959963984540054  # the 97.5% point of the standard normal distribution
 
 
 class Interval(NamedTuple):
-    """A value with its 95% interval and the number of items behind it; all None if there are none."""
+    """A value with its 95% interval and the number of items behind it; all None without items."""
 
     value: float | None
     low: float | None

@@ -1,5 +1,4 @@
-"""Curation steps: a function of one sample, a decision over signatures of all samples, or a dialogue
-with a teacher.
+"""Curation steps: a function of one sample, a decision over all samples, or a teacher's dialogue.
 
 A module of the group `ops` defines `step(**parameters)`, which returns one of the three. Parameters
 are plain values with defaults: recipes and YAML files set them, and they are part of the digest of a

@@ -164,9 +164,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A value in the scorer's stated range, or None if no answer could be parsed; `prediction` is
-    the parsed answer.
-    """
+    """A value in the scorer's stated range, None if no answer was found, and the parsed answer."""
 
     value: float | None
     status: Status = "ok"

@@ -1,6 +1,4 @@
-"""The card of a dataset: README.md for people, a chart of its distributions, and croissant.json
-for search engines and loaders.
-"""
+"""The card of a dataset: README.md, a chart of distributions, and croissant.json for loaders."""
 
 from __future__ import annotations
 

@@ -16,8 +16,7 @@ ParamValue = Plain | ParamList | dict[str, str] | dict[str, int] | dict[str, flo
 
 @dataclass(frozen=True)
 class Source:
-    """Where samples come from: a reader of the registry group `sources`, its folder or file, and
-    facts about all its rows.
+    """Where samples come from: a reader of the group `sources`, its path, and facts about its rows.
 
     `path` None: to be given with `sources.NAME.path=FOLDER`. `options` are passed to the reader.
     `license`, `access`, `agreement`, `deidentified`, `kind`, `modality` and `language` apply where
@@ -56,8 +55,7 @@ class StepConfig:
 
 @dataclass(frozen=True)
 class CurateConfig:
-    """A complete curation run. `shard_rows` samples are one unit of work, which is done completely
-    or repeated.
+    """A curation run; `shard_rows` samples are one unit of work, done completely or repeated.
 
     `workers` is the number of processes: None means one for each core, and 0 works in the calling
     process. `license` "permissive" keeps only rows whose license allows any use for no more than
@@ -89,8 +87,7 @@ class CurateConfig:
 
 @dataclass(frozen=True)
 class SynthesisConfig:
-    """A complete synthesis run: steps that make samples from a dataset with a teacher. Each step
-    sees every row.
+    """A synthesis run: steps that make samples with a teacher; each step sees every row.
 
     A step's `sources` are the sources that the rows name. `review_rows` of every kind are queued
     for review; a kind of which reviewers reject a larger share than `max_rejected`, or than its own

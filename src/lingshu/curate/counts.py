@@ -1,6 +1,4 @@
-"""The counts of a run: the rows that each step received, added, dropped and passed on, by source.
-They must balance.
-"""
+"""The rows that each step received, added, dropped and passed on, by source; they must balance."""
 
 from __future__ import annotations
 
@@ -58,8 +56,7 @@ class StepCounts:
         step_sources: Mapping[str, Sequence[str]],
         sources: Sequence[str],
     ) -> None:
-        """Check for every source that each row in was passed on or dropped, at every step and from
-        each step to the next.
+        """Check that each row in was passed on or dropped, at every step and between steps.
 
         `order` names the steps; `step_sources` the sources that a step is limited to (empty: all).
 

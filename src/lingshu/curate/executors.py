@@ -148,7 +148,7 @@ class ProcessBackend:
         worker.submit(job)
 
     def close(self) -> None:
-        """End every process; a busy one is killed, and its unfinished output never becomes visible."""
+        """End every process; a busy one is killed, and its output never becomes visible."""
         for worker in self._busy:
             worker.close(kill=True)
         for worker in self._idle:

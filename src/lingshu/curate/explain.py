@@ -1,5 +1,4 @@
-"""The page that explains a run: for every step its counts and what it did to a few rows, before and
-after, with images.
+"""The page that explains a run: each step's counts, and a few rows before and after it.
 
 One file without external resources. Of rows that are neither open nor de-identified it shows no
 text and no pixel.

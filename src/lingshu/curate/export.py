@@ -1,5 +1,4 @@
-"""A dataset in the formats of other trainers: LLaVA's conversations and ms-swift's messages, images
-as files.
+"""A dataset in other trainers' formats: LLaVA's conversations and ms-swift's messages.
 
 Sources: the data format of LLaVA (docs/Finetune_Custom_Data.md of haotian-liu/LLaVA) and of
 ms-swift (custom datasets, messages).
@@ -24,8 +23,7 @@ _SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}
 
 
 def export(name: str, dataset: Path) -> dict[str, int]:
-    """Write DATASET/NAME/rows.json and images/; returns how many rows were written, and left out by
-    reason.
+    """Write DATASET/NAME/rows.json and images/; returns the rows written, and left out by reason.
 
     A row whose text contains the image token cannot be told apart from one with more images and is
     left out. LLaVA's format needs an answer, so it leaves out unanswered rows as well.

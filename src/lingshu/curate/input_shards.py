@@ -1,6 +1,4 @@
-"""From sources to the first shards: rows are read in order, completed with what the source knows,
-and images that exist only in memory are stored in files.
-"""
+"""From sources to the first shards: rows with their source's facts, images in memory as files."""
 
 from __future__ import annotations
 
@@ -59,8 +57,7 @@ def read_shards(
     hash_key: bytes,
     limit: int | None = None,
 ) -> Iterator[InputShard]:
-    """Read every source in order and yield its shards as they are written. A shard holds rows of
-    one source only.
+    """Read every source in order and yield its shards; a shard holds rows of one source only.
 
     `hash_key` is the secret under which patient and study ids are hashed.
 

@@ -1,6 +1,4 @@
-"""What a configuration resolves to: steps with all their parameters, passes over the shards, and
-digests of everything that decides a shard's content.
-"""
+"""What a configuration resolves to: steps with all parameters, passes, and digests of both."""
 
 from __future__ import annotations
 
@@ -48,8 +46,7 @@ class Pass:
 
 
 def resolve(config: CurateConfig) -> CurateConfig:
-    """The configuration with every parameter of its steps and readers written out, so that each can
-    be overridden by name.
+    """The configuration with every parameter of its steps and readers written out.
 
     Raises:
         ConfigError, UnknownNameError, InputError: a step or reader that does not exist, or a
@@ -136,8 +133,7 @@ def plan_passes(config: CurateConfig) -> list[Pass]:
 
 
 def check_split(config: CurateConfig) -> None:
-    """Refuse to keep one side of a split by ids that get new hashes in each run, because the other
-    run would choose different sides.
+    """Refuse to keep one side of a split by ids that get new hashes in each run.
 
     Raises:
         ConfigError: names the step.
@@ -231,8 +227,7 @@ def _typed(function: Callable[..., Any], params: Mapping[str, Any], prefix: str)
 
 
 def step_digests(steps: Iterable[StepConfig]) -> dict[str, str]:
-    """For each step by name, the digest of everything that decides what it does: code, parameters,
-    and the files it reads.
+    """For each step by name, the digest of its code, its parameters and the files it reads.
 
     Raises:
         ConfigError: a file that it reads is missing.
@@ -292,9 +287,7 @@ class CodeDigests:
 
 
 def _imported_files(path: Path) -> Iterator[Path]:
-    """The modules of this package that a module imports, and the data files next to it that it
-    reads by `Path(__file__).with_name("FILE")`.
-    """
+    """The modules of this package that a module imports, and the data files that it reads."""
     if path.suffix != ".py":
         return
     package, text = Path(lingshu.__file__).parent, path.read_text(encoding="utf-8")

@@ -32,8 +32,7 @@ def run_job(job: Job) -> SerializedError | None:
 
 
 class RayBackend:
-    """Jobs as Ray tasks. Ray's own retries are off: the runner must know at which row a process
-    died.
+    """Jobs as Ray tasks, without its retries: the runner must know at which row a process died.
 
     Raises:
         MissingExtraError: ray is not installed.

@@ -1,5 +1,4 @@
-"""Review of synthetic samples by people: which ones are queued, what verdicts do to them, and the
-quality of each kind.
+"""Review of synthetic samples by people: the queue, what verdicts do, and each kind's quality.
 
     OUT/review/queue.jsonl   {"id", "kind", "question", "first", "second", "images", ...}
     verdicts.jsonl           {"id", "reviewer", "verdict": accept | edit | reject | prefer,
@@ -53,7 +52,7 @@ class Verdict:
 
 
 class ReviewerAgreement(NamedTuple):
-    """Agreement of two reviewers on the samples that both saw; None where a measure is undefined."""
+    """Agreement of two reviewers on samples that both saw; None where it is undefined."""
 
     reviewers: tuple[str, str]
     n: int
@@ -78,7 +77,7 @@ class ReviewSummary(NamedTuple):
 
 
 class ReviewQueue:
-    """Selects `n_per_kind` samples of every kind for review by id and seed, whatever their order."""
+    """Selects `n_per_kind` samples of every kind by id and seed, whatever their order."""
 
     def __init__(self, *, n_per_kind: int, seed: int) -> None:
         self._n_per_kind, self._seed = n_per_kind, seed

@@ -1,6 +1,4 @@
-"""From a configuration to a DATASET folder in one call: the run, then parts, card, metadata and
-exports assembled in the work folder and moved to OUT.
-"""
+"""From a configuration to a DATASET folder: the run, then card, metadata and exports."""
 
 from __future__ import annotations
 
@@ -79,8 +77,7 @@ def curate(
     *,
     progress: Progress | None = None,
 ) -> CurationResult:
-    """Curate sources into the DATASET folder `out`. Work that an interrupted run finished there is
-    not repeated.
+    """Curate sources into the DATASET folder `out`; what an interrupted run finished is kept.
 
     Raises:
         ConfigError: a source without a path, an unknown step or parameter, a step that cannot be

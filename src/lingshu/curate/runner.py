@@ -1,5 +1,4 @@
-"""The curation run: sources to shards, passes over them, decisions between the passes, and the
-parts of the dataset.
+"""The curation run: shards of the sources, passes over them, decisions between, and the parts.
 
 OUT/work/input/     shards as they were read
 OUT/work/pass-N/    shards after pass N, named by their keys

@@ -1,5 +1,4 @@
-"""The shards that are passed between the workers: samples as JSON in Arrow files, their images by
-reference, counts in the schema.
+"""The shards between workers: samples as JSON in Arrow files, images by reference, and counts.
 
 A shard is one file that appears whole or not at all.
 """

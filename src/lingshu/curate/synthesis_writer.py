@@ -1,6 +1,4 @@
-"""The output folder of a synthesis: shards, rejects with the teacher's replies, the review queue,
-and the card.
-"""
+"""The output folder of a synthesis: shards, rejects with replies, the review queue, the card."""
 
 from __future__ import annotations
 
@@ -79,9 +77,7 @@ class SynthesisWriter(files.Closeable):
         review: Sequence[ReviewSummary],
         notes: Mapping[str, Any],
     ) -> DatasetCard:
-        """Write the card, the run card and the manifest; `kinds` counts the samples of each step by
-        kind, `notes` are those of the run card.
-        """
+        """Write card, run card and manifest; `kinds` counts samples by step, then by kind."""
         folder = self._folder
         self.close()
         files.write_manifest(folder)

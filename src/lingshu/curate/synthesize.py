@@ -1,5 +1,4 @@
-"""From a DATASET to a DATASET of synthetic samples: each row goes through dialogues with a teacher
-model, step by step, round by round.
+"""From a DATASET to one of synthetic samples: each row in dialogues with a teacher model.
 
     with open_client(config, engine, Path("cache")) as client:
         synthesize(config, Path("images"), Path("captions"), client)
@@ -108,13 +107,9 @@ def resolve_synthesis(config: SynthesisConfig) -> SynthesisConfig:
 
 
 def open_client(
-    config: SynthesisConfig,
-    engine: Engine,
-    folder: Path,
-    options: EngineOptions | None = None,
+    config: SynthesisConfig, engine: Engine, folder: Path, options: EngineOptions | None = None
 ) -> CachedClient:
-    """The teacher with its cache in `folder` and the budget of the configuration; `options` are
-    those that the engine was opened with.
+    """The teacher with its cache in `folder`; `options` are those that its engine was opened with.
 
     Raises:
         StorageError: another process is using the folder.

@@ -1,6 +1,4 @@
-"""One unit of work: a shard through the steps of a pass, or a part of the dataset, and the program
-of a worker process. Every backend runs the same code.
-"""
+"""One unit of work, a shard through a pass or a part of the dataset, and a worker's program."""
 
 from __future__ import annotations
 
@@ -63,8 +61,7 @@ class RowRange:
 
 @dataclass(frozen=True)
 class Job:
-    """The rows, the steps and the output file of one job; without steps it writes a part of the
-    dataset.
+    """The rows, the steps and the output of one job; without steps it writes a part of the dataset.
 
     `crashed_rows` maps rows of the job that killed their workers to the step that ran; they become
     drops.

@@ -74,9 +74,7 @@ def supports_gold(gold: str, text: str) -> bool:
 
 
 def mentions_gold(gold: str, text: str) -> bool:
-    """Whether the words of a gold answer occur in a text in their order, at least once without
-    negation.
-    """
+    """Whether a text holds the words of a gold answer in order, at least once not negated."""
     return any(not _NEGATION.search(text[: match.start()]) for match in _find_gold(gold, text))
 
 

@@ -1,5 +1,4 @@
-"""Wrong answers made from right ones by rule: the other side, the negation, another organ or
-modality, another number. English and Chinese.
+"""Wrong answers made from right ones by rule: side, negation, organ, modality or number.
 
 A rule changes one thing and leaves the rest of the answer as it is, so that the error is known
 exactly. No rule can see whether the changed answer is wrong about this image: an image may show both
@@ -34,9 +33,7 @@ class InjectedError(NamedTuple):
 
 
 class RightAnswer(NamedTuple):
-    """An answer to change: `name` and `seed` decide the random choices, and words of `context`
-    (answer and question) are not inserted.
-    """
+    """An answer to change: `name` and `seed` decide; words of `context` are not inserted."""
 
     text: str
     context: str
@@ -51,9 +48,7 @@ class RightAnswer(NamedTuple):
 def inject_error(
     answer: str, *, name: str, kinds: Sequence[str] = KINDS, question: str = "", seed: int = 0
 ) -> InjectedError | None:
-    """One wrong answer made from a right one, by a rule sampled with `name` and the seed from those
-    that apply; None if none does.
-    """
+    """A wrong answer by one rule of those that apply, by `name` and seed; None without one."""
     right = RightAnswer(answer, f"{answer}\n{question}".casefold(), name, seed)
     errors = [error for kind in kinds if (error := _RULES[kind](right))]
     return seeded_choice(errors, f"{name} flaw", seed) if errors else None

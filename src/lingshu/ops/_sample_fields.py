@@ -22,9 +22,7 @@ _YES_NO = frozenset(("yes", "no", "是", "否", "不是", "有", "没有", "对"
 
 
 def answer_text(sample: Sample) -> str:
-    """The text of the right answer: the last assistant turn, else the gold (of a choice its text);
-    empty if unknown.
-    """
+    """The right answer: the last assistant turn, else the gold (a choice's text), else empty."""
     if sample.answered:
         return sample.messages[-1].text
     if not sample.gold:

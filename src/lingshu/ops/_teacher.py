@@ -1,5 +1,4 @@
-"""What steps with a teacher share: the item they ask about, their prompts, the formats of replies,
-and the checks and labels of questions and answers that they write.
+"""What steps with a teacher share: items, prompts, reply formats, checks and labels of answers.
 
 Question types and labels are those of the published PSV2026 data set
 (https://huggingface.co/datasets/ASD9987/PSV2026, CC BY 4.0).

@@ -47,8 +47,7 @@ def step(
     prompt_file: str | None = None,
     seed: int = 0,
 ) -> TeacherStep:
-    """Write reasoning for every sample with one question and a known answer, with or without
-    images.
+    """Write reasoning for every sample with one question and a known answer.
 
     Args:
         blind: ask the question again without the gold; a wrong answer is noted (`blind: wrong`) or

@@ -129,8 +129,7 @@ def _input_files(name: str, data: str | None) -> list[str]:
 
 
 def _test_items(name: str, data: str | None, unreadable: list[Drop]) -> Iterator[BenchmarkItem]:
-    """The items of a test set with the signatures of their images; samples that cannot be compared
-    are added to `unreadable`.
+    """The items of a test set with image signatures; unusable samples go to `unreadable`.
 
     Raises:
         LingshuError: there is no such test set, or one of its images cannot be read.

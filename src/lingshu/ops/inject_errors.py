@@ -18,8 +18,7 @@ from lingshu.ops._teacher import qa_item
 
 
 def step(*, kinds: Sequence[str] = KINDS, seed: int = 0) -> MapStep:
-    """Note a wrong answer on every sample with one question and a known answer that a rule can
-    change.
+    """Note a wrong answer on every sample with one question and an answer that a rule can change.
 
     Args:
         kinds: the allowed rules: laterality, negation, organ, modality, number.

@@ -30,8 +30,7 @@ class TermList:
 
 
 def step(*, prompt_file: str | None = None) -> TeacherStep:
-    """Write where the teacher's terms occur in every answer to `meta.extra["entities"]`
-    (docs/artifacts.md).
+    """Write where the teacher's terms occur to `meta.extra["entities"]` (docs/artifacts.md).
 
     Every occurrence of a term as a whole word is marked, in the answer it was listed for. How many
     terms were not in the answer is written to `meta.extra["entities_not_found"]`.

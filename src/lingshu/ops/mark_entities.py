@@ -29,8 +29,7 @@ def step(
     plurals: bool = True,
     hyphens: bool = True,
 ) -> MapStep:
-    """Write where terms occur in every answer to `meta.extra["entities"]` (docs/artifacts.md); `[]`
-    where there is none.
+    """Write where terms occur in every answer to `meta.extra["entities"]`; `[]` for none.
 
     Args:
         terms: file with one term a line, in addition to the other lists.

@@ -17,8 +17,7 @@ KIND = "question_type"
 
 
 def step(*, prompt_file: str | None = None) -> TeacherStep:
-    """Add `question_type`, `main_topic`, `med_terms` and the modality to every sample with one
-    question and a known answer.
+    """Add type, topic, terms and modality to every sample with one question and a known answer.
 
     Args:
         prompt_file: custom prompts with the sections of this step's own.

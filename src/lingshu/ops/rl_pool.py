@@ -111,9 +111,7 @@ def _parse_float(text: str | None) -> float | None:
 def format_quotas(
     sizes: Mapping[str, int], *, max_yes_no_fraction: float, total: int | None
 ) -> dict[str, int]:
-    """How many questions of each format: choice and open alike, yes/no at most its share of the
-    whole.
-    """
+    """How many questions of each format: choice and open alike, yes/no at most its share."""
     others = {name: n for name, n in sizes.items() if name != "yes_no"}
     if total is None:
         quotas = dict.fromkeys(others, min(others.values(), default=0))

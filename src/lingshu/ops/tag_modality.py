@@ -46,9 +46,7 @@ FEATURES_VERSION = 1
 
 
 class ModalityPrediction(NamedTuple):
-    """The most probable modality, its probability, and the distance of the image from the training
-    data, where 1 is the limit.
-    """
+    """The likeliest modality, its probability, and the distance from training data (limit 1)."""
 
     modality: str
     probability: float
@@ -120,9 +118,7 @@ def load_classifier(path: Path) -> ModalityClassifier:
 
 @cache
 def _modality_names() -> dict[str, Any]:
-    """`dicom_codes` (PS3.3 C.7.3.1.1.1) by the names of the paper, and `prompts`: what images of a
-    modality are called in captions.
-    """
+    """`dicom_codes` (PS3.3 C.7.3.1.1.1) by the paper's names, and `prompts` as in captions."""
     return read_json(Path(__file__).with_name("_modality_names.json"))
 
 
@@ -277,7 +273,7 @@ def _zero_shot_predictor(
 
 
 def image_features(rgb: NDArray[np.uint8]) -> Vector:
-    """The feature vector of height x width x 3 RGB values; its length is the same for all images."""
+    """The feature vector of height x width x 3 RGB values, of one length for all images."""
     resized = cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     gray = resized @ np.array([0.299, 0.587, 0.114], np.float32)
     parts = [_color(resized), _brightness(gray), _layout(gray), _texture(gray), _frequencies(gray)]
@@ -300,9 +296,7 @@ def _brightness(gray: Gray) -> NDArray[Any]:
 
 
 def _layout(gray: Gray) -> NDArray[Any]:
-    """Where the image is bright: a coarse thumbnail, corners and border compared with the middle,
-    and the symmetry of its halves.
-    """
+    """Where the image is bright: a thumbnail, corners and border against the middle, symmetry."""
     resized = cv2.resize(gray, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     quarter, border = SIDE // 4, SIDE // 16
     first, last = slice(quarter), slice(-quarter, None)

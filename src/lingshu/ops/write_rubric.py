@@ -48,8 +48,7 @@ class RubricItem:
 
 
 def step(*, check: CheckMode = "always", prompt_file: str | None = None) -> TeacherStep:
-    """Write an expanded question, a full answer and a rubric of five dimensions for every sample
-    with a known answer.
+    """Write an expanded question, a full answer and a rubric for every sample with a known answer.
 
     Args:
         check: how the answer is compared with the gold, as in `refine_qa`.

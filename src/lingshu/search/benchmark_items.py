@@ -1,4 +1,4 @@
-"""Samples as items to compare: each question without its choices, its answer, images and studies."""
+"""Samples as items to compare: each question without choices, its answer, images and studies."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def benchmark_items(
 
 
 def split_choices(text: str, choices: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
-    """A question without the choices that it lists, and the choices: those given, else those read."""
+    """A question without the choices that it lists, and the choices: given, else read."""
     if not ("A)" in text or "A." in text or "A:" in text):
         return text, tuple(choices)
     marks = [(m.start(), m.end(), m[1] or m[2]) for m in _CHOICE_MARK.finditer(text)]

@@ -1,4 +1,4 @@
-"""A Bloom filter: most hashes that are not in a set are rejected before a large table is searched."""
+"""A Bloom filter: rejects most hashes that are not in a set before a large table is searched."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ CHUNK_PAIRS = 1 << 20
 
 
 class Overflow(NamedTuple):
-    """What a cap left out: buckets with more rows than the cap, and pairs that were not compared."""
+    """What a cap left out: buckets with more rows than it, and pairs that were not compared."""
 
     buckets: int = 0
     pairs: int = 0
@@ -44,7 +44,7 @@ class Buckets(NamedTuple):
         return self.equal_positions[first], np.diff(first, append=len(self.equal_positions)) + 1
 
     def pairs(self, cap: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Pairs of rows with one key, smaller first, in chunks; at most `cap` pairs for each row."""
+        """Pairs of rows with one key, smaller first, in chunks; at most `cap` for each row."""
         same_as_next, active = self.same_as_next, self.equal_positions
         for offset in range(1, cap + 1):
             for start in range(0, len(active), CHUNK_PAIRS):
@@ -64,7 +64,7 @@ class Buckets(NamedTuple):
 
 
 def build_buckets(keys: NDArray[np.uint64]) -> Buckets:
-    """Sort rows by key. Keys are compared by their leading 64 - log2(rows) bits: they are candidates.
+    """Sort rows by the leading 64 - log2(rows) bits of their keys: equal ones are candidates.
 
     Sorting packed numbers is about four times as fast as an argsort.
     """
@@ -82,9 +82,7 @@ def pack_pairs(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.
     return left.astype(np.uint64) << np.uint64(32) | right.astype(np.uint64)
 
 
-def unique_pairs(
-    codes: list[NDArray[np.uint64]],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def unique_pairs(codes: list[NDArray[np.uint64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The different packed pairs, unpacked and in order."""
     pairs = sorted_unique(np.concatenate([np.empty(0, np.uint64), *codes])).view(np.int64)
     return pairs >> 32, pairs & 0xFFFFFFFF

@@ -123,7 +123,7 @@ def column(table: pa.Table, name: str, default: T) -> list[T]:
 def split_groups(
     groups: Sequence[int] | NDArray[np.int64], keys: Sequence[Hashable]
 ) -> NDArray[np.int64]:
-    """Groups split by a further property of their rows: for each row the smallest row of its part."""
+    """Groups split by a property of their rows: for each row the smallest row of its part."""
     first: dict[tuple[int, Hashable], int] = {}
     first_rows = [
         first.setdefault((int(group), key), row)

@@ -40,7 +40,7 @@ def image_signature(data: bytes, gray: NDArray[np.uint8]) -> ImageSignature:
 
 
 def file_digest(data: bytes) -> bytes:
-    """16 bytes that differ where the files do: sha256, truncated; in hardware faster than BLAKE2."""
+    """16 bytes that differ where the files do: sha256, truncated; faster than BLAKE2."""
     return hashlib.sha256(data).digest()[:16]
 
 
@@ -61,8 +61,7 @@ def perceptual_hash(gray: NDArray[np.uint8], *, bits: HashBits = 256) -> NDArray
 
 
 def _low_frequencies(gray: NDArray[np.uint8], low: int) -> NDArray[np.float64]:
-    """The `low` x `low` lowest coefficients of the cosine transform of the means of 4 `low` x 4
-    `low` areas of an image.
+    """The lowest `low` x `low` cosine coefficients of the means of 4 `low` x 4 `low` areas.
 
     Means are differences of running sums at the borders of the areas, and all of it is linear: two
     products of small matrices map the sums at the pixels around the borders to coefficients, in a
@@ -83,9 +82,7 @@ def _low_frequencies(gray: NDArray[np.uint8], low: int) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=1024)  # images of one source often have one size
 def _area_borders(length: int, low: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """The positions around the borders of 4 `low` areas of a side, and the matrix that maps running
-    sums there to coefficients.
-    """
+    """Positions around the borders of a side's areas; the matrix from sums to coefficients."""
     size = 4 * low
     positions = np.arange(size + 1) * (length / size)
     floor = np.minimum(positions.astype(np.intp), length - 1)

@@ -1,6 +1,4 @@
-"""Texts that share most of their shingles: MinHash finds candidates, the true Jaccard similarity
-decides.
-"""
+"""Texts that share most of their shingles: MinHash finds candidates, Jaccard similarity decides."""
 
 from __future__ import annotations
 
@@ -58,8 +56,7 @@ class Shingles(NamedTuple):
 def find_similar_pairs(
     tokens: TokenHashes, *, threshold: float = THRESHOLD, cap: int = BUCKET_CAP
 ) -> SimilarPairs:
-    """Pairs of texts whose sets of 5-word shingles have a Jaccard similarity of at least
-    `threshold`.
+    """Pairs of texts whose 5-word shingles have a Jaccard similarity of at least `threshold`.
 
     Of the pairs at similarity 0.7 about 85% are found, at 0.8 99.7%, at 0.9 all but 1 in 10^7. The
     copies of a text are only paired with its first row. A text of fewer than five words has no
@@ -182,7 +179,7 @@ def _count_distinct(hashes: NDArray[np.uint64], n_pairs: int) -> NDArray[np.int6
 
 
 def _pair_shingles(shingles: Shingles, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """The shingles of each row, with the number of the pair in the leading 12 bits, cut to 51 bits."""
+    """The shingles of each row, cut to 51 bits, the pair's number in the leading 12 bits."""
     counts = shingles.offsets[rows + 1] - shingles.offsets[rows]
     pair_index = np.repeat(np.arange(len(rows)), counts)
     positions = expand_ranges(shingles.offsets[rows], counts)
@@ -190,7 +187,7 @@ def _pair_shingles(shingles: Shingles, rows: NDArray[np.int64]) -> NDArray[np.ui
 
 
 def compute_minhashes(ngrams: Ngrams, *, n_texts: int) -> NDArray[np.uint32]:
-    """MinHash signatures, texts x 256; a text without shingles has the signature of the empty set."""
+    """MinHash signatures, texts x 256; without shingles that of the empty set."""
     from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
 
     offsets = group_shingles(ngrams, n_texts=n_texts).offsets

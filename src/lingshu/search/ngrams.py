@@ -56,14 +56,14 @@ def hash_ngrams(tokens: TokenHashes, n: int) -> Ngrams:
 
 
 class NgramHits(NamedTuple):
-    """N-grams of query texts that are in the table: text and table entry, each pair once, in order."""
+    """N-grams of query texts in the table: text and table entry, each pair once, in order."""
 
     query: NDArray[np.int64]
     entry: NDArray[np.int64]
 
 
 class SharedNgrams(NamedTuple):
-    """Pairs of texts with their shared n-grams: all, not frequent, and neither frequent nor ignored."""
+    """Pairs of texts with shared n-grams: all, not frequent, and neither frequent nor ignored."""
 
     query: NDArray[np.int64]
     text: NDArray[np.int64]
@@ -114,14 +114,14 @@ class NgramTable(NamedTuple):
         return NgramHits(*unique_pairs([codes]))
 
     def n_omitted(self, hits: NgramHits) -> int:
-        """A lower bound of the pairs that `shared` omits because their n-grams are in too many texts."""
+        """A lower bound of the pairs that `shared` omits: their n-grams are in too many texts."""
         omitted = np.zeros(int(hits.query.max(initial=-1)) + 1, np.int64)
         n_dropped = self.counts[hits.entry] - np.diff(self.offsets)[hits.entry]
         np.maximum.at(omitted, hits.query, n_dropped)
         return int(omitted.sum())
 
     def shared(self, hits: NgramHits, *, ignored: NDArray[np.bool_]) -> SharedNgrams:
-        """The pairs of a query text and a table text with hits, in order, with their shared n-grams."""
+        """The pairs of a query text and a table text with hits, in order, and what they share."""
         starts = self.offsets[hits.entry]
         counts = self.offsets[hits.entry + 1] - starts
         texts = self.texts[expand_ranges(starts, counts)].astype(np.int64)

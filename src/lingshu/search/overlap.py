@@ -126,7 +126,7 @@ class OverlapIndex:
 
     @classmethod
     def build(cls, items: Iterable[BenchmarkItem], *, radius: int = RADIUS) -> OverlapIndex:
-        """The index of a test set; `radius` is the number of bits of 256 in which near images differ."""
+        """The index of a test set; near images differ in at most `radius` bits of 256."""
         item_list = list(items)
         texts = tuple(map(_normalize_item, item_list))
         items_by_study: dict[str, list[int]] = {}
@@ -170,7 +170,7 @@ class OverlapIndex:
         return self.find_all([item]).overlaps
 
     def find_all(self, items: Sequence[BenchmarkItem]) -> SearchResult:
-        """The overlaps of several training items, in their order; hundreds at a time are fastest."""
+        """The overlaps of training items, in their order; hundreds at a time are fastest."""
         image_overlaps = self._find_image_overlaps(items)
         text_overlaps = self._find_text_overlaps(items)
         # Only items that overlap with the test set are normalized.
@@ -387,7 +387,7 @@ def _normalize_item(item: BenchmarkItem) -> _NormalizedText:
 
 
 def _is_reportable(shared: SharedNgrams) -> NDArray[np.bool_]:
-    """Pairs that share more than frequent n-grams, and of the others the first few of each query."""
+    """Pairs that share more than frequent n-grams, and the first few others of each query."""
     is_boilerplate = shared.distinctive == 0
     rank = np.cumsum(is_boilerplate)
     first = np.flatnonzero(np.diff(shared.query, prepend=-1))

@@ -36,8 +36,7 @@ def read(
     key: bytes | None = None,
     delimiter: str | None = None,
 ) -> Iterator[Sample | Drop]:
-    """The samples of a table in order; images are located below `images` (default: the table's
-    folder), not opened.
+    """The samples of a table in order; images are below `images` (default: its folder), not opened.
 
     `columns` maps fields of core/rows.py to columns, `{"question": "Q", "image": "file"}`; then no
     other column is read. `ids` maps patient, study, series or article to columns, whose values are

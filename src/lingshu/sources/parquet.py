@@ -26,8 +26,7 @@ BATCH_ROWS = 256  # images of a batch may have to be read only to be counted
 
 
 def read(path: Path) -> Iterator[Sample | Drop]:
-    """The samples of a DATASET folder, of the parquet files in a folder (or its `data/`), or of one
-    parquet file.
+    """The samples of a DATASET folder, of a folder of parquet files (or `data/`), or of one file.
 
     Images stay in the shards; each sample refers to its row.
 

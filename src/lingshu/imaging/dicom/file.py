@@ -1,4 +1,4 @@
-"""DICOM files: safe metadata and 8-bit frames. No name, number, date or text of a patient is returned.
+"""DICOM files: safe metadata and 8-bit frames; no name, number, date or text of a patient.
 
 Rendering follows PS3.3 C.7.6.3 and C.11: stored values -> modality LUT or rescale -> window or VOI
 LUT -> MONOCHROME1 inverted -> 8 bits. The decoders are those of pydicom (python-gdcm,

@@ -42,7 +42,7 @@ class SeriesFile:
 
     @property
     def n_frames(self) -> int:
-        """The stated number of frames; 1 without a valid one, so that rendering raises the error."""
+        """The stated number of frames; 1 without a valid one: rendering raises the error."""
         return max(1, self.metadata.n_frames)
 
 
