@@ -24,8 +24,14 @@ class Progress(Protocol):
     def advance(self, n: int, failed: int | None = None, *, resumed: bool = False) -> None: ...
 
 
-class NoProgress(Progress):
+class NoProgress:
     """Shows nothing."""
+
+    def start(self, total: int | None, done: int = 0, *, title: str = "") -> None:
+        pass
+
+    def advance(self, n: int, failed: int | None = None, *, resumed: bool = False) -> None:
+        pass
 
 
 class PlainProgress:

@@ -17,34 +17,46 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lingshu.core.artifacts import DatasetCard, open_dataset, read_dataset
+from lingshu.core import config as configuration
+from lingshu.core import files
+from lingshu.core.artifacts import (
+    DATASET_CARD,
+    DatasetCard,
+    DatasetWriter,
+    dataset_digest,
+    open_dataset,
+    read_dataset,
+)
 from lingshu.core.cached_client import Budget, CachedClient, Request
+from lingshu.core.config import to_plain
 from lingshu.core.data_policy import is_local
 from lingshu.core.errors import ConfigError, ImageError, InputError, one_line, suggest_name
-from lingshu.core.files import atomic_folder
 from lingshu.core.progress import NoProgress, Progress
 from lingshu.core.reply_text import is_refusal, to_plain_text
+from lingshu.core.run_card import RunCard, write_run_card
 from lingshu.core.step_types import MapStep, TeacherDialogue, TeacherStep
 from lingshu.core.teacher_prompts import ALTERNATIVE
 from lingshu.core.types import DataPolicy, Drop, Engine, EngineOptions, Sample, Sampling
 from lingshu.curate import review
+from lingshu.curate.card import format_drops, render, stats_rows
 from lingshu.curate.config import SynthesisConfig, check_step_sources
 from lingshu.curate.counts import StepCounts
 from lingshu.curate.plan import build_any_step, with_default_params, with_seed
 from lingshu.curate.review import ReviewQueue, ReviewSummary, Verdict
-from lingshu.curate.runner import check_not_inside
-from lingshu.curate.synthesis_writer import SynthesisWriter
-from lingshu.curate.worker import FATAL_ERRORS
+from lingshu.curate.runner import DROPS_FILE, DropLog, check_not_inside
+from lingshu.curate.worker import FATAL_ERRORS, DroppedRow
 from lingshu.imaging.cache import ImageCache
-from lingshu.imaging.read import ShardReader, image_bytes
+from lingshu.imaging.headers import read_header
+from lingshu.imaging.read import ShardReader, image_bytes, image_name
 
 # Drops that another run may avoid: the teacher was not reached.
 NOT_REQUESTED = ("failed", "budget", "error")
+REVIEW = "review"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +173,7 @@ def synthesize(
     card = open_dataset(dataset)
     run.check_names(card)
     progress = progress or NoProgress()
-    with atomic_folder(out) as folder, SynthesisWriter(folder) as writer:
+    with files.atomic_folder(out) as folder, _SynthesisWriter(folder) as writer:
         progress.start(min(options.limit or card.rows, card.rows), title="synthesis")
         samples = islice(read_dataset(dataset), options.limit)
         while chunk := list(islice(samples, config.chunk_rows)):
@@ -315,7 +327,7 @@ class _SynthesisRun:
             else:
                 row.reject(failed.reject_reason or "failed", failed.detail)
 
-    def write_outputs(self, row: _RowState, writer: SynthesisWriter) -> None:
+    def write_outputs(self, row: _RowState, writer: _SynthesisWriter) -> None:
         """Write the samples of a row after review, or its drop."""
         if row.drop is not None:
             self._write_drop(row, row.drop, writer)
@@ -345,11 +357,11 @@ class _SynthesisRun:
             extra = reviewed.meta.extra
             writer.add(_with_extra(reviewed, {k: extra[k] for k in extra if k != ALTERNATIVE}))
 
-    def _write_drop(self, row: _RowState, drop: Drop, writer: SynthesisWriter) -> None:
+    def _write_drop(self, row: _RowState, drop: Drop, writer: _SynthesisWriter) -> None:
         self.step_counts.drop(row.step, row.source, drop.reason)
         writer.drop(drop, step=row.step, source=row.source, raw=row.raw)
 
-    def finish(self, writer: SynthesisWriter, dataset: Path) -> SynthesisResult:
+    def finish(self, writer: _SynthesisWriter, dataset: Path) -> SynthesisResult:
         """Check the limits of the review, then write the queue, the card and the run card."""
         summaries = [
             review.summarize_reviews(kind, verdicts)
@@ -366,9 +378,7 @@ class _SynthesisRun:
             "calls": usage,
             "unmatched_verdicts": n_unmatched,
         }
-        card = writer.finish(
-            self.config, self.step_counts, dataset, kinds=self.kinds, review=summaries, notes=notes
-        )
+        card = writer.finish(self, dataset, summaries, notes)
         self.image_cache.close()
         n_not_requested = sum(card.drops.get(reason, 0) for reason in NOT_REQUESTED)
         return SynthesisResult(card, n_not_requested, usage, summaries, n_unmatched)
@@ -376,3 +386,126 @@ class _SynthesisRun:
 
 def _with_extra(sample: Sample, extra: Mapping[str, str]) -> Sample:
     return replace(sample, meta=replace(sample.meta, extra=extra))
+
+
+# --- the output folder
+
+
+class _SynthesisWriter(files.Closeable):
+    """Writes the rows of a synthesis into an unfinished folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._open_files = folder, contextlib.ExitStack()
+        self._images = self._open_files.enter_context(ShardReader())
+        with files.storage_errors(folder):
+            self._rows = DatasetWriter(folder)
+        self._drops = self._open_files.enter_context(DropLog(folder / DROPS_FILE))
+
+    def close(self) -> None:
+        with files.storage_errors(self._folder):
+            self._rows.close()
+        self._open_files.close()
+
+    def add(self, sample: Sample) -> None:
+        """Write a sample with its images."""
+        with files.storage_errors(self._folder):
+            encoded = [image_bytes(image, shards=self._images) for image in sample.images]
+            self._rows.add(sample, encoded)
+
+    def drop(self, drop: Drop, *, step: str, source: str, raw: Sequence[str]) -> None:
+        """Write a reject with the teacher's last replies."""
+        self._drops.add(DroppedRow.of(drop, source, step), raw=list(raw))
+
+    def write_queue(self, samples: Sequence[Sample]) -> None:
+        """Write the samples for reviewers with their images."""
+        folder = self._folder / REVIEW
+        rows = []
+        with files.storage_errors(folder):
+            (folder / "images").mkdir(parents=True)
+            for sample_index, sample in enumerate(samples):
+                names = []
+                for image_index, image in enumerate(sample.images):
+                    data = image_bytes(image, shards=self._images)
+                    suffix = read_header(data, name=image_name(image)).format.lower()
+                    names.append(f"images/{sample_index:05d}-{image_index}.{suffix}")
+                    (folder / names[-1]).write_bytes(data)
+                rows.append(review.queue_row(sample, names))
+        files.write_jsonl(folder / "queue.jsonl", rows)
+
+    def finish(
+        self,
+        run: _SynthesisRun,
+        dataset: Path,
+        summaries: Sequence[ReviewSummary],
+        notes: Mapping[str, Any],
+    ) -> DatasetCard:
+        """Write card, run card and manifest; `notes` are those of the run card."""
+        folder, config = self._folder, run.config
+        self.close()
+        files.write_manifest(folder)
+        ops = {step.name: step.op for step in config.steps}
+        stats: dict[str, dict[str, Any]] = {}
+        for name, op in ops.items():
+            stats[name] = {"prompts": notes["prompts"][name]} if name in notes["prompts"] else {}
+            for summary in summaries:
+                # A kind of which nothing is left is counted under the step of its name.
+                if summary.kind in run.kinds.get(name, {}) or summary.kind == op:
+                    stats[name] |= review.review_stats(summary)
+        counts = {
+            name: dict(sorted(counter.items())) for name, counter in self._rows.counts.items()
+        }
+        card = DatasetCard(
+            name=config.name,
+            rows=self._rows.n_rows,
+            images=self._rows.n_images,
+            licenses=counts["license"],
+            sources=counts["source"],
+            access=counts["access"],
+            drops=run.step_counts.drops(),
+            version=dataset_digest(folder),
+            steps=run.step_counts.card_rows(list(ops), ops, stats),
+        )
+        files.write_json(folder / DATASET_CARD, asdict(card))
+        configuration.write(config, folder / "config.yaml")
+        files.write_text(folder / "README.md", _readme(card, counts, str(notes["teacher"])))
+        dropped = {f"dropped_{reason}": count for reason, count in card.drops.items()}
+        run_card = RunCard(
+            "synthesize",
+            to_plain(config),
+            config.seed,
+            counts={"rows": card.rows, "images": card.images, **dropped},
+            hashes={"input": _input_digest(dataset), "dataset": card.version or ""},
+            notes={**notes, "review": [_to_json(summary) for summary in summaries]},
+        )
+        write_run_card(folder, run_card)
+        files.write_manifest(folder)
+        return card
+
+
+def _readme(card: DatasetCard, counts: Mapping[str, Mapping[str, int]], teacher: str) -> str:
+    steps = [
+        (step["name"], step["op"], step["in"], step["out"], format_drops(step))
+        for step in card.steps or ()
+    ]
+    facets = [
+        (name, value, n) for name, by_value in counts.items() for value, n in by_value.items()
+    ]
+    stats = stats_rows(card)
+    return render(
+        "synthesis.md.j2", card=card, teacher=teacher, steps=steps, stats=stats, facets=facets
+    )
+
+
+def _to_json(value: Any) -> Any:
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {key: _to_json(member) for key, member in value.items()}
+    return [_to_json(member) for member in value] if isinstance(value, list | tuple) else value
+
+
+def _input_digest(dataset: Path) -> str:
+    """The digest of the input's shards if it has a manifest, else of its card."""
+    if (dataset / files.MANIFEST).is_file():
+        return dataset_digest(dataset)
+    return files.sha256_file(dataset / DATASET_CARD)

@@ -78,6 +78,6 @@ def _assign_splits(names_by_row: list[list[str]], validation: float, seed: int) 
     index = {name: i for i, name in enumerate(names)}
     pairs = [(index[first], index[other]) for first, *others in names_by_row for other in others]
     left, right = np.array(pairs, np.int64).reshape(-1, 2).T
-    least = connected_components(left, right, n_rows=len(names)).tolist()
-    shares = (stable_uniform(names[least[index[row[0]]]], seed) for row in names_by_row)
+    smallest = connected_components(left, right, n_rows=len(names)).tolist()
+    shares = (stable_uniform(names[smallest[index[row[0]]]], seed) for row in names_by_row)
     return ["validation" if share < validation else "train" for share in shares]
