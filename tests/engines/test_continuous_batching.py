@@ -264,6 +264,15 @@ def test_the_start_of_a_stop_text_is_held_back() -> None:
     assert detokenize_bytes("肺。结论", ["。"]) == ["肺"]
 
 
+def test_words_keep_the_space_before_them_where_a_decoder_drops_the_first() -> None:
+    words = [" no", " lesion", ".", " é", " left"]
+    detokenizer = IncrementalDetokenizer(
+        lambda tokens: "".join(words[token] for token in tokens).removeprefix(" ")
+    )
+    pieces = [detokenizer.add(token) for token in range(len(words))]
+    assert pieces == ["no", " lesion", ".", " é", " left"]
+
+
 def test_invalid_bytes_are_shown_as_such_at_the_end() -> None:
     detokenizer = IncrementalDetokenizer(lambda tokens: bytes(tokens).decode("utf-8", "replace"))
     assert [detokenizer.add(byte) for byte in b"a\xff\xffb\xe8"] == [

@@ -54,9 +54,7 @@ def test_greedy_replies_equal_stock_generation(family: str) -> None:
             **inputs, max_new_tokens=8, do_sample=False, suppress_tokens=processor.never_sampled
         )
         new = out[0, inputs["input_ids"].shape[1] :].tolist()
-        ended = new[-1] == processor.tokenizer.eos_token_id
-        expected = processor.tokenizer.decode(new[:-1] if ended else new, skip_special_tokens=True)
-        assert results[sample.id, 0].text == expected
+        assert list(results[sample.id, 0].token_ids or ()) == new
         assert results[sample.id, 0].reply_tokens == len(new)
 
 

@@ -52,9 +52,11 @@ from lingshu.imaging.read import ShardReader
 from lingshu.models.generation import (
     IncrementalDetokenizer,
     KVBatch,
+    decode_reply,
     encode_sample,
     model_inputs,
     prefill,
+    reply_detokenizer,
     sample_tokens,
     stop_token_ids,
     token_rng,
@@ -216,7 +218,7 @@ class HfEngine:
         replies = []
         for (p, generation), ids in zip(requests, tokens, strict=True):
             stopped = bool(ids) and ids[-1] in stop_ids
-            text = tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True)
+            text = decode_reply(tokenizer, ids[:-1] if stopped else ids)
             finish = "stop" if stopped else "length"
             counts = len(p.encoded), len(ids)
             replies.append(
@@ -412,10 +414,7 @@ class ContinuousBatchingEngine:
         prompt_hash = hashlib.sha256(encoded.ids.tobytes())
         for tile in encoded.tiles:
             prompt_hash.update(str(tile.pixels.shape).encode() + tile.pixels.tobytes())
-        decode_tokens = self._loaded.processor.tokenizer.decode
-        detokenizer = IncrementalDetokenizer(
-            lambda tokens: decode_tokens(tokens, skip_special_tokens=True), request.stop
-        )
+        detokenizer = reply_detokenizer(self._loaded.processor.tokenizer, request.stop)
         rng = token_rng(request.sampling.seed, request.id, 0)
         return _SequenceState(request, encoded, prompt_hash.digest(), detokenizer, rng)
 

@@ -52,6 +52,10 @@ def chatml_template(image: str, *, default_system: str = "") -> str:
     return system_turn + turns if default_system else turns
 
 
+# The model input that says which tokens belong to images that are seen in both directions.
+IMAGE_BLOCK_INPUT = "token_type_ids"
+
+
 class Tiles(NamedTuple):
     """One image scaled and cut for a model, before normalization: uint8, tiles x 3 x height x
     width.
@@ -112,11 +116,27 @@ class VisionLanguageFamily(ABC):
     chat_template: ClassVar[str]
     has_mrope: ClassVar[bool] = False
     token_type_input: ClassVar[str | None] = None
+    end_of_turn: ClassVar[str] = "<|im_end|>"
+    # What tiny models are given for a tokenizer: the class of transformers, its tokens by role, and
+    # whether it splits bytes (as GPT-2's) or characters with bytes as the last resort.
+    tokenizer_class: ClassVar[str] = "Qwen2Tokenizer"
+    token_roles: ClassVar[Mapping[str, str | None]] = {
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "unk_token": None,
+        "bos_token": None,
+    }
+    byte_level: ClassVar[bool] = True
 
     @property
     def image_marker(self) -> str:
         """What the chat template writes for an image, to be replaced by `expand`."""
         return self.image_token
+
+    @property
+    def has_bidirectional_images(self) -> bool:
+        """Whether the tokens of an image see each other in both directions."""
+        return self.token_type_input == IMAGE_BLOCK_INPUT
 
     @property
     def stock_class(self) -> Any:
@@ -135,6 +155,15 @@ class VisionLanguageFamily(ABC):
 
     @abstractmethod
     def read_budget(self, processor: Any) -> PixelBudget: ...
+
+    @abstractmethod
+    def match_config(self, processor: Any, config: Any) -> None:
+        """Compare an image processor with the configuration of its model, and write into it what
+        only that knows.
+
+        Raises:
+            ArtifactError: the two are of different models.
+        """
 
     @abstractmethod
     def prepare(self, processor: Any, image: Image, n_images: int, budget: PixelBudget) -> Tiles:

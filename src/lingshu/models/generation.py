@@ -39,7 +39,9 @@ def stop_token_ids(loaded: LoadedModel) -> frozenset[int]:
     """The tokens that end a reply, by the tokenizer and the generation settings."""
     eos = loaded.model.generation_config.eos_token_id
     extra = eos if isinstance(eos, list) else [eos]
-    return frozenset({loaded.processor.tokenizer.eos_token_id, *extra} - {None})
+    tokenizer = loaded.processor.tokenizer
+    end_of_turn = tokenizer.convert_tokens_to_ids(loaded.processor.end_of_turn)
+    return frozenset({tokenizer.eos_token_id, end_of_turn, *extra} - {None})
 
 
 def model_inputs(
@@ -139,14 +141,17 @@ def prefill(
     loaded: LoadedModel, prompts: Sequence[EncodedSample], prompt_indices: Sequence[int]
 ) -> KVBatch:
     """A row for each of `prompt_indices`, the prompt it continues; each prompt is computed once."""
+    from transformers import DynamicCache
+
     model = loaded.model
     inputs = model_inputs(loaded, prompts, pad="left")
     del inputs["labels"]
     if "position_ids" not in inputs:
         inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    output = model.model(**inputs, use_cache=True)
+    # Every layer keeps every column, those with a window too: rows are joined and trimmed by column.
+    cache = DynamicCache()
+    output = model.model(**inputs, past_key_values=cache, use_cache=True)
     index = torch.tensor(list(prompt_indices), device=model.device)
-    cache = output.past_key_values
     cache.batch_select_indices(index)
     # Text continues one position after the largest one of its prompt, in every row of M-RoPE alike.
     positions = inputs["position_ids"]
@@ -198,24 +203,37 @@ class IncrementalDetokenizer:
         self.stopped = False
         self._decode, self._stop = decode, tuple(text for text in stop if text)
         self._pending_tokens: list[int] = []  # tokens since the last complete character
+        # The tokens before those, and their text: SentencePiece tokenizers drop the space before
+        # the first word that they are given.
+        self._context: list[int] = []
+        self._context_text = ""
         self._n_emitted = 0  # characters of the pending tokens that were emitted already
         self._buffer = ""  # perhaps the start of a stop string
 
     def add(self, token: int) -> str:
         """The text that may be shown after one more token; empty while nothing can be."""
         self._pending_tokens.append(token)
-        decoded = self._decode(self._pending_tokens)
+        decoded = self._pending_text()
         # Of the pending bytes at most the last character is incomplete; what precedes it will not
         # change.
         complete = decoded.removesuffix(REPLACEMENT)
         new_text, self._n_emitted = complete[self._n_emitted :], len(complete)
         if len(complete) == len(decoded):
+            self._context = self._pending_tokens
+            self._context_text = self._decode(self._context)
             self._pending_tokens, self._n_emitted = [], 0
         return self._emit(new_text, is_final=False)
 
+    def _pending_text(self) -> str:
+        together = self._decode([*self._context, *self._pending_tokens])
+        if together.startswith(self._context_text):
+            return together[len(self._context_text) :]
+        # Bytes that make the characters before them invalid where a decoder takes all in one.
+        return self._decode(self._pending_tokens)
+
     def flush(self) -> str:
         """The rest, once no token follows."""
-        tail = self._decode(self._pending_tokens)[self._n_emitted :] if self._pending_tokens else ""
+        tail = self._pending_text()[self._n_emitted :] if self._pending_tokens else ""
         self._pending_tokens, self._n_emitted = [], 0
         return self._emit(tail, is_final=True)
 
@@ -232,6 +250,21 @@ class IncrementalDetokenizer:
             self._buffer = buffer[end:]
         self.text += buffer[:end]
         return buffer[:end]
+
+
+def reply_detokenizer(tokenizer: Any, stop: Sequence[str] = ()) -> IncrementalDetokenizer:
+    return IncrementalDetokenizer(
+        lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True), stop
+    )
+
+
+def decode_reply(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    """The text of a whole reply, equal to that of its pieces where it is streamed."""
+    detokenizer = reply_detokenizer(tokenizer)
+    for token in token_ids:
+        detokenizer.add(token)
+    detokenizer.flush()
+    return detokenizer.text
 
 
 def _suffix_overlap(buffer: str, text: str) -> int:

@@ -79,8 +79,3 @@ class TinyModel:
                 f"hidden {self.hidden}, heads {self.heads} and kv_heads {self.kv_heads} do not"
                 " divide into heads of a multiple of 4."
             )
-        if self.image_size % 28:
-            raise ConfigError(
-                f"image_size {self.image_size} is not a multiple of 28, the pixels that one image"
-                " token covers."
-            )

@@ -77,6 +77,12 @@ class Processor:
         return self.tokenizer.convert_tokens_to_ids(self.family.image_token)
 
     @property
+    def end_of_turn(self) -> str:
+        """The token that ends an answer."""
+        known = self.family.end_of_turn in self.tokenizer.added_tokens_encoder
+        return self.family.end_of_turn if known else self.tokenizer.eos_token
+
+    @property
     def never_sampled(self) -> list[int]:
         """Ids of the tokens that stand for pixels, where the vocabulary has them."""
         vocab = self.tokenizer.get_vocab()
@@ -200,8 +206,8 @@ class Processor:
                     "the chat template rewrites earlier turns, so answers cannot be separated; use"
                     " another checkpoint."
                 )
-            end = full_text.find(self.tokenizer.eos_token, len(prompt))
-            end = len(full_text) if end < 0 else end + len(self.tokenizer.eos_token)
+            end = full_text.find(self.end_of_turn, len(prompt))
+            end = len(full_text) if end < 0 else end + len(self.end_of_turn)
             segments += [(prompt[len(consumed) :], False), (full_text[len(prompt) : end], True)]
             consumed = full_text[:end]
         last_is_question = not messages or messages[-1].role != "assistant"
@@ -275,7 +281,15 @@ class Processor:
         if any(e.branches for e in batch):
             assert pad == "right"
             arrays["attention_mask"] = np.stack(
-                [visibility_mask(len(e), e.branches, max_length) for e in batch]
+                [
+                    visibility_mask(
+                        len(e),
+                        e.branches,
+                        max_length,
+                        is_image=e.is_image if self.family.has_bidirectional_images else None,
+                    )
+                    for e in batch
+                ]
             )[:, None]
             if not self.family.has_mrope:
                 arrays["position_ids"] = np.stack(
@@ -290,14 +304,27 @@ def to_tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
-def visibility_mask(tokens: int, branches: Sequence[int], max_length: int) -> NDArray[np.bool_]:
-    """Which tokens (columns) each token (row) sees: earlier ones, but none of another branch."""
+def visibility_mask(
+    tokens: int,
+    branches: Sequence[int],
+    max_length: int,
+    *,
+    is_image: NDArray[np.bool_] | None = None,
+) -> NDArray[np.bool_]:
+    """Which tokens (columns) each token (row) sees: earlier ones, but none of another branch, and
+    with `is_image` all of its own image.
+    """
     branch_ids = np.zeros(max_length, np.int64)
     n_shared = tokens - sum(branches)
     branch_ids[n_shared:tokens] = np.repeat(np.arange(1, len(branches) + 1), branches)
     branch_ids[tokens:] = -1
-    causal = np.tri(max_length, dtype=bool)
-    visible = causal & ((branch_ids[None] == 0) | (branch_ids[None] == branch_ids[:, None]))
+    past = np.tri(max_length, dtype=bool)
+    if is_image is not None:
+        starts = is_image & ~np.concatenate([[False], is_image[:-1]])
+        image_ids = np.zeros(max_length, np.int64)
+        image_ids[:tokens] = np.where(is_image, starts.cumsum(), 0)
+        past |= (image_ids[:, None] == image_ids) & (image_ids > 0)
+    visible = past & ((branch_ids[None] == 0) | (branch_ids[None] == branch_ids[:, None]))
     visible[:, tokens:] = False
     # A row of padding that sees nothing would give NaN.
     np.fill_diagonal(visible, val=True)

@@ -71,7 +71,7 @@ class ModelShapes:
 class _TokenizerStub:
     """As large as the spec allows, for a tokenizer that is trained when a run starts."""
 
-    eos_token_id, pad_token_id = 1, 0
+    bos_token_id, eos_token_id, pad_token_id = None, 1, 0
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -97,12 +97,15 @@ def load_shapes(model: str | TinyModel) -> ModelShapes:
     for name, parameter in meta_model.named_parameters():
         counts[family.part_of(name)] += parameter.numel()
     for name, module in meta_model.named_modules():
-        is_matmul = isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d)
-        if is_matmul and not name.startswith("lm_head"):
-            part = family.part_of(name + ".")
-            matmul_parameters[part] += module.weight.numel()
-            if isinstance(module, torch.nn.Linear):
-                linear_dims[part] += module.in_features + module.out_features
+        if name.startswith("lm_head"):
+            continue
+        if isinstance(module, torch.nn.Linear):
+            linear_dims[family.part_of(name + ".")] += module.in_features + module.out_features
+        for child, parameter in module.named_parameters(recurse=False):
+            is_filter = isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d)
+            is_matrix = parameter.ndim == 2 and not isinstance(module, torch.nn.Embedding)
+            if is_matrix or (is_filter and parameter.ndim > 2):
+                matmul_parameters[family.part_of(f"{name}.{child}")] += parameter.numel()
     text = meta_model.config.text_config
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return ModelShapes(

@@ -14,40 +14,49 @@ from lingshu.models.processor import Processor
 
 # Splits like the released tokenizers in spirit: words with their space, single digits, runs of
 # punctuation, spaces.
+WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"  # in place of a space, as SentencePiece writes it
 PRE_TOKENIZER_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
 
 
 def train_tokenizer(family: VisionLanguageFamily, corpus: Iterable[str], vocab_size: int) -> Any:
-    """A byte-level BPE tokenizer trained on `corpus`, with the family's tokens and template."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import Qwen2Tokenizer
+    """A BPE tokenizer trained on `corpus`, with the family's class, tokens and template."""
+    import transformers
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    bpe = Tokenizer(models.BPE())
-    bpe.normalizer, bpe.decoder = normalizers.NFC(), decoders.ByteLevel()
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PRE_TOKENIZER_PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    if family.byte_level:
+        bpe = Tokenizer(models.BPE())
+        bpe.normalizer = normalizers.NFC()
+        bpe.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(PRE_TOKENIZER_PATTERN), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        alphabet, first_tokens = sorted(pre_tokenizers.ByteLevel.alphabet()), []
+    else:
+        bpe = Tokenizer(models.BPE(byte_fallback=True))
+        bpe.normalizer = normalizers.Replace(" ", WORD_START)
+        bpe.pre_tokenizer = pre_tokenizers.Split(WORD_START, "merged_with_next")
+        alphabet = []
+        first_tokens = [token for token in family.token_roles.values() if token]
+        first_tokens += [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(family.special_tokens),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        initial_alphabet=alphabet,
+        special_tokens=first_tokens,
         show_progress=False,
     )
     bpe.train_from_iterator(corpus, trainer)
     trained = json.loads(bpe.to_str())["model"]
-    merges = [tuple(pair) for pair in trained["merges"]]
-    settings: dict[str, Any] = {"merges": merges, "unk_token": None, "bos_token": None}
+    settings: dict[str, Any] = {
+        "vocab": trained["vocab"],
+        "merges": [tuple(pair) for pair in trained["merges"]],
+        **family.token_roles,
+    }
     if family.named_tokens:
         settings["extra_special_tokens"] = dict(family.named_tokens)
-    tokenizer = Qwen2Tokenizer(
-        model_max_length=1 << 20,
-        vocab=trained["vocab"],
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        **settings,
-    )
+    tokenizer_class = getattr(transformers, family.tokenizer_class)
+    tokenizer = tokenizer_class(model_max_length=1 << 20, **settings)
     tokenizer.add_tokens(list(family.special_tokens), special_tokens=True)
     tokenizer.chat_template = family.chat_template
     return tokenizer
@@ -63,7 +72,7 @@ def tiny_config(family: VisionLanguageFamily, spec: TinyModel, tokenizer: Any) -
         "num_attention_heads": spec.heads,
         "num_key_value_heads": spec.kv_heads,
         "max_position_embeddings": spec.max_positions,
-        "bos_token_id": None,
+        "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
@@ -79,8 +88,13 @@ def build_tiny(
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     model = family.stock_class(tiny_config(family, spec, tokenizer)).float()
+    for parameter in model.parameters():
+        # Gemma 3's projection starts as zeros, whose normalization has gradients without bounds.
+        if parameter.ndim == 2 and not parameter.any():
+            torch.nn.init.xavier_uniform_(parameter)
     torch.set_rng_state(state)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    end_ids = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(family.end_of_turn)}
+    model.generation_config.eos_token_id = min(end_ids) if len(end_ids) == 1 else sorted(end_ids)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     image_processor = family.image_processor(budget, spec.image_size)
     return model.eval(), Processor(family, tokenizer, image_processor, budget)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from lingshu.core.errors import MissingExtraError
+from lingshu.core.errors import ConfigError, MissingExtraError
 from lingshu.core.files import atomic_folder, write_manifest
 from lingshu.models.base import VisionLanguageFamily
 from lingshu.train.config import Lora
@@ -27,19 +27,27 @@ def is_adapter(parameter: str) -> bool:
 def inject_adapters(model: Any, family: VisionLanguageFamily, lora: Lora, *, seed: int) -> Any:
     """Add adapters to the linear layers of the parts, in place; returns the peft configuration.
 
-    The outputs are unchanged at first. Raises MissingExtraError if peft is not installed.
+    The outputs are unchanged at first.
+
+    Raises:
+        MissingExtraError: peft is not installed.
+        ConfigError: a part without linear layers, of which nothing would be trained.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError as error:
         raise MissingExtraError.of("peft", "peft") from error
-    targets = [
-        name
+    part_of_target = {
+        name: family.part_of(name + ".")
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and not name.startswith("lm_head")
-        and family.part_of(name + ".") in lora.parts
-    ]
+        if isinstance(module, torch.nn.Linear) and not name.startswith("lm_head")
+    }
+    if missing := [part for part in lora.parts if part not in part_of_target.values()]:
+        raise ConfigError(
+            f"the {missing[0]} of {family.model_type} has no linear layer, which LoRA needs; leave it"
+            " out of lora.parts (with a learning rate it is trained as a whole)."
+        )
+    targets = [name for name, part in part_of_target.items() if part in lora.parts]
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,

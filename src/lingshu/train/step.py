@@ -21,7 +21,12 @@ from torch.nn import functional
 
 from lingshu.core.types import Message
 from lingshu.models.model_spec import PARTS
-from lingshu.models.packing import collate_pack, compute_hidden_states, segment_attention
+from lingshu.models.packing import (
+    collate_pack,
+    compute_hidden_states,
+    compute_padded_hidden_states,
+    segment_attention,
+)
 from lingshu.models.processor import IGNORE_INDEX, EncodedSample, Processor
 from lingshu.train.config import Sharding, Stage
 from lingshu.train.distributed import (
@@ -65,7 +70,7 @@ class LogitsModule(nn.Module):
         if segments is not None:
             hidden_BLD = compute_hidden_states(self.model, dict(inputs), segments)
         else:
-            hidden_BLD = self.model.model(**inputs, use_cache=False).last_hidden_state
+            hidden_BLD = compute_padded_hidden_states(self.model, dict(inputs))
         return self.model.lm_head(hidden_BLD[supervised_BL])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PIL
 
-from lingshu.core.errors import ImageError
+from lingshu.core.errors import ArtifactError, ImageError
 from lingshu.models.base import (
     QWEN2_SPECIAL_TOKENS,
     QWEN2_VISION_TOKENS,
@@ -59,6 +59,16 @@ class QwenVL(VisionLanguageFamily):
     def read_budget(self, processor: Any) -> PixelBudget:
         size = processor.size
         return PixelBudget(min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
+
+    def match_config(self, processor: Any, config: Any) -> None:
+        vision = config.vision_config
+        for name in ("patch_size", "spatial_merge_size", "temporal_patch_size"):
+            found = getattr(processor, name.removeprefix("spatial_"))
+            if found != getattr(vision, name):
+                raise ArtifactError(
+                    f"the preprocessor's {name.removeprefix('spatial_')} is {found} and the model's"
+                    f" {name} is {getattr(vision, name)} (config.json); copy the files of one model."
+                )
 
     def prepare(
         self, processor: Any, image: PIL.Image, n_images: int, budget: PixelBudget

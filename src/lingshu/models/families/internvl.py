@@ -1,24 +1,25 @@
-"""The InternVL3 family (Lingshu-I-8B): square tiles of fixed tokens, ordinary positions."""
+"""The InternVL3 and InternVL3.5 families (Lingshu-I-8B): tiles of 448 x 448 pixels, ChatML.
+
+The language model is Qwen2 (InternVL3), Qwen3 (InternVL3.5) or Llama; mixtures of experts are not
+among them.
+"""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PIL
 
 from lingshu.models.base import (
     QWEN2_SPECIAL_TOKENS,
     QWEN2_VISION_TOKENS,
     Tiles,
-    VisionLanguageFamily,
     VisionTowerSpec,
     chatml_template,
-    normalize_pixels,
 )
+from lingshu.models.families._square_tiles import SquareTiles, tiny_tile_tokens
 from lingshu.models.model_spec import PixelBudget, TinyModel
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<IMG_CONTEXT>", "<video>"
@@ -28,9 +29,10 @@ PIXELS_PER_TOKEN = 28 * 28  # 14-pixel patches, merged 2 x 2 by pixel unshuffle
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-class InternVL(VisionLanguageFamily):
+class InternVL(SquareTiles):
     model_type = "internvl"
     model_class = "InternVLForConditionalGeneration"
+    text_model_types = ("qwen2", "qwen3", "llama")
     processor_class = "InternVLProcessor"
     image_processor_type = "GotOcr2ImageProcessor"
     video_processor_type = "InternVLVideoProcessor"
@@ -64,42 +66,24 @@ class InternVL(VisionLanguageFamily):
             image_std=IMAGENET_STD,
         )
 
-    def with_budget(self, processor: Any, budget: PixelBudget) -> Any:
-        updated = copy.deepcopy(processor)
-        updated.crop_to_patches, updated.max_patches = budget.max_tiles > 1, budget.max_tiles
-        return updated
+    def set_max_tiles(self, processor: Any, max_tiles: int) -> None:
+        processor.crop_to_patches, processor.max_patches = max_tiles > 1, max_tiles
 
     def read_budget(self, processor: Any) -> PixelBudget:
         return PixelBudget(max_tiles=processor.max_patches if processor.crop_to_patches else 1)
 
-    def prepare(
-        self,
-        processor: Any,
-        image: PIL.Image,
-        n_images: int,  # noqa: ARG002 - tiles are counted per image
-        budget: PixelBudget,
-    ) -> Tiles:
-        """Cut an image into tiles (more than one with a thumbnail), or scale it to one."""
-        planes = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-        size, resample = processor.size, processor.resample
-        if budget.max_tiles > 1:
-            tiles = processor.crop_image_to_patches(
-                planes, 1, budget.max_tiles, patch_size=size, resample=resample
-            )
-        else:
-            tiles = [processor.resize(planes, size, resample)]
-        n_tokens = len(tiles) * _tokens_per_tile(processor)
-        return Tiles(np.stack(tiles).astype(np.uint8), n_tokens, None)
+    def cut(
+        self, processor: Any, planes: NDArray[np.uint8], max_tiles: int
+    ) -> Sequence[NDArray[np.uint8]]:
+        return processor.crop_image_to_patches(
+            planes, 1, max_tiles, patch_size=processor.size, resample=processor.resample
+        )
 
-    def features(self, processor: Any, tiles: Sequence[Tiles]) -> dict[str, NDArray[Any]]:
-        """pixel_values (tiles x 3 x side x side, float32)."""
-        pixels = np.concatenate([t.pixels for t in tiles])
-        return {"pixel_values": normalize_pixels(processor, pixels)}
+    def tokens_per_tile(self, processor: Any) -> int:
+        return processor.size["height"] * processor.size["width"] // PIXELS_PER_TOKEN
 
     def expand(self, tiles: Tiles) -> str:
         return IMAGE_START_TOKEN + IMAGE_TOKEN * tiles.tokens + IMAGE_END_TOKEN
-
-    def positions(self, is_image: NDArray[np.bool_], tiles: Sequence[Tiles]) -> None: ...
 
     def token_ids(self, token_to_id: Callable[[str], int]) -> dict[str, int]:
         return {"image_token_id": token_to_id(IMAGE_TOKEN)}
@@ -116,7 +100,7 @@ class InternVL(VisionLanguageFamily):
         )
 
     def processor_settings(self, processor: Any) -> dict[str, int]:
-        return {"image_seq_length": _tokens_per_tile(processor)}
+        return {"image_seq_length": self.tokens_per_tile(processor)}
 
     def tiny_config(self, spec: TinyModel, text: dict[str, Any], ids: dict[str, Any]) -> Any:
         from transformers import InternVLConfig
@@ -132,14 +116,10 @@ class InternVL(VisionLanguageFamily):
         return InternVLConfig(
             text_config={"model_type": "qwen2", "tie_word_embeddings": True, **text},
             vision_config=vision,
-            image_seq_length=spec.image_size**2 // PIXELS_PER_TOKEN,
+            image_seq_length=tiny_tile_tokens(spec),
             tie_word_embeddings=True,
             **ids,
         )
-
-
-def _tokens_per_tile(processor: Any) -> int:
-    return processor.size["height"] * processor.size["width"] // PIXELS_PER_TOKEN
 
 
 FAMILY = InternVL()
