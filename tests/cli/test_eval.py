@@ -69,6 +69,7 @@ def test_a_run_writes_replies_scores_report_and_run_card(task, tmp_path, capsys)
         "answered_before": 0,
         "requested": 10,
         "errors": 0,
+        "scaled_images": 0,
         "dropped": 2,
     }
     captured = capsys.readouterr()

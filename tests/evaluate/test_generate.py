@@ -89,12 +89,12 @@ def run(
 
 def test_ranks_share_a_task_and_another_number_of_them_resumes(tmp_path: Path) -> None:
     first, second = Recorder(), Recorder(fails=("s3",))
-    assert run(first, tmp_path, rank=0, world_size=3) == (4, 0, 4, 0)
+    assert run(first, tmp_path, rank=0, world_size=3) == (4, 0, 4, 0, 0)
     assert count_pending(tmp_path) == 6
-    assert run(second, tmp_path, rank=0, world_size=2) == (5, 2, 3, 0)
+    assert run(second, tmp_path, rank=0, world_size=2) == (5, 2, 3, 0, 0)
     assert (first.requested, second.requested) == (["s0", "s3", "s6", "s9"], ["s2", "s4", "s8"])
     alone = Recorder()
-    assert run(alone, tmp_path) == (10, 7, 3, 0)
+    assert run(alone, tmp_path) == (10, 7, 3, 0, 0)
     assert alone.requested == ["s1", "s5", "s7"] and count_pending(tmp_path) == 0
     assert [row["value"] for row in score(TASK, samples(), tmp_path)] == [1.0] * 10
 
@@ -142,7 +142,7 @@ def test_a_failure_that_another_rank_fixes_counts_as_its_answer(tmp_path: Path) 
     run(Recorder(), tmp_path, rank=1, world_size=2)
     assert count_pending(tmp_path) == 0
     assert score(TASK, samples(), tmp_path)[0]["status"] == "error"
-    assert run(Recorder(), tmp_path) == (10, 9, 1, 0)
+    assert run(Recorder(), tmp_path) == (10, 9, 1, 0, 0)
     assert score(TASK, samples(), tmp_path)[0]["value"] == 1.0
 
 
@@ -181,7 +181,7 @@ def test_samples_on_the_disk_are_generated_like_others(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         spool[11]
     engine = Recorder()
-    assert run(engine, tmp_path / "run", samples_override=spool) == (11, 0, 11, 0)
+    assert run(engine, tmp_path / "run", samples_override=spool) == (11, 0, 11, 0, 0)
     assert engine.requested == [*(f"s{i}" for i in range(10)), "p"]
     spool.close()
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [

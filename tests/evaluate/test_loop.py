@@ -96,7 +96,7 @@ def run(
 
 def test_every_sample_is_generated_once_and_scored_in_order(tmp_path):
     generated = run(Recorder(reverse=True), tmp_path)
-    assert generated == (10, 0, 10, 0)
+    assert generated == (10, 0, 10, 0, 0)
     rows = score(TASK, samples(), tmp_path)
     assert [row["id"] for row in rows] == [f"s{i}" for i in range(10)]
     assert {row["value"] for row in rows} == {1.0}
@@ -112,7 +112,7 @@ def test_a_run_resumes_where_it_stopped_even_behind_a_torn_line(tmp_path):
     with (tmp_path / "replies.jsonl").open("a") as file:
         file.write('{"key": "abc", "te')
     engine = Recorder()
-    assert run(engine, tmp_path) == (10, 4, 6, 0)
+    assert run(engine, tmp_path) == (10, 4, 6, 0, 0)
     assert engine.requested == [f"s{i}" for i in range(4, 10)]
     keys = [row["key"] for row in read_jsonl(tmp_path / "replies.jsonl")]
     assert len(keys) == len(set(keys)) == 10
@@ -167,7 +167,7 @@ def test_an_unreadable_image_is_counted_and_fixed_by_the_next_run(tmp_path):
     from PIL import Image as PilImage
 
     PilImage.new("L", (8, 8)).save(image_path)
-    assert run(engine, tmp_path, samples_override=requested) == (4, 3, 1, 0)
+    assert run(engine, tmp_path, samples_override=requested) == (4, 3, 1, 0, 0)
     assert score(TASK, requested, tmp_path)[3]["value"] == 1.0
 
 
@@ -190,7 +190,7 @@ def test_failed_replies_are_errors_and_retried(tmp_path):
         ("s9", "the engine gave no reply"),
     ]
     engine = Recorder()
-    assert run(engine, tmp_path) == (10, 8, 2, 0)
+    assert run(engine, tmp_path) == (10, 8, 2, 0, 0)
     assert engine.requested == ["s1", "s9"]
 
 

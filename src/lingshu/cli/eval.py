@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from lingshu.cli.options import Flat
+from lingshu.cli.options import Flat, print_warnings
 from lingshu.core.artifacts import REPORT_HTML
+from lingshu.core.types import engine_notes
 from lingshu.evaluate.report import build
 from lingshu.evaluate.run import EvalConfig, EvalOutcome, run
 from lingshu.inference.engines import open_engine
@@ -31,6 +32,7 @@ def evaluate(
     names = [part.strip() for part in tasks.split(",") if part.strip()]
     loaded = config.load_tasks(names, out)
     engine = open_engine(model, config.engine_options)
+    print_warnings(engine_notes(engine))
     judge = None
     if config.judge.model is not None:
         judge = open_engine(config.judge.model, config.judge.engine_options(config.engine_options))
@@ -57,6 +59,8 @@ def _print_outcome(outcome: EvalOutcome, out: Path) -> None:
             f" generated now, {counts['control_answered_before']} before,"
             f" {counts['control_errors']} errors"
         )
+    if counts["scaled_images"]:
+        print(f"scaled down: {counts['scaled_images']} images, to the budget in run.json")
     if outcome.drops:
         reasons = ", ".join(f"{reason} {count}" for reason, count in outcome.drops.items())
         print(f"dropped: {reasons} (listed in drops.jsonl next to the replies)")

@@ -15,6 +15,7 @@ from lingshu.core import log
 from lingshu.core.errors import ConfigError, InputError
 from lingshu.core.llm_client import Endpoint
 from lingshu.inference.answer import NOTICE
+from lingshu.inference.engines import check_options
 from lingshu.mcp.legacy_env import read_legacy_environment
 from lingshu.mcp.services import McpConfig, open_services
 
@@ -56,6 +57,8 @@ def mcp(
         retries=2,
         api_key=legacy_environment.api_key if legacy_environment else None,
     )
+    if model is not None:
+        check_options(model, options)
     with contextlib.closing(
         open_services(model, config, options, allow_remote=model_options.allow_remote)
     ) as services:

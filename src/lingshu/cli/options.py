@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
-from lingshu.core.types import DataPolicy, EngineOptions, Sampling
+from lingshu.core.types import CheckpointOptions, DataPolicy, EngineOptions, Sampling
 
 T = TypeVar("T")
 Flat = Annotated[T, Parameter(name="*")]
@@ -38,11 +38,14 @@ class ModelOptions:
     "Allow private samples and images that are not de-identified to be sent to another machine."
     threads: int | None = None
     "CPU threads of a model in this process; the library's default if not given."
+    checkpoint: Flat[CheckpointOptions] = field(default_factory=CheckpointOptions)
 
     def engine_options(self, **settings: Any) -> EngineOptions:
         """Options of the engine; `settings` are its other fields."""
         policy = DataPolicy(allow_private=self.allow_remote)
-        return EngineOptions(threads=self.threads, data_policy=policy, **settings)
+        return EngineOptions(
+            threads=self.threads, data_policy=policy, checkpoint=self.checkpoint, **settings
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lingshu.cli.options import Flat, ModelOptions
+from lingshu.cli.options import Flat, ModelOptions, print_warnings
 from lingshu.core import log
 from lingshu.core.data_policy import is_local
 from lingshu.core.errors import ConfigError
 from lingshu.core.fetch import FetchPolicy
 from lingshu.core.safe_folder import SafeFolder
+from lingshu.core.types import engine_notes
 from lingshu.inference.answer import NOTICE
 from lingshu.inference.engines import open_async_engine
 
@@ -116,6 +117,7 @@ def serve(
         url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
         served = f"{serve_config.name} [{engine.digest[:12]}] at {url}v1"
         print(f"{served}. {NOTICE}{f' Page: {url}' if ui else ''}", file=sys.stderr)
+        print_warnings(engine_notes(engine))
         _run(serve_config, listener)
     return 0
 

@@ -368,6 +368,7 @@ def reply_key(
 # All that are compared: tokens and lost attempts are not stored.
 _REPLY_FIELDS = tuple(field.name for field in fields(Reply) if field.compare)
 _REPLY_TYPES = {"key": str} | {name: get_type_hints(Reply)[name] for name in _REPLY_FIELDS}
+_REPLY_TYPES["scaled_images"] = list
 _RANKED_FILE = re.compile(r"replies\.(\d+)-of-(\d+)\.jsonl")
 
 
@@ -400,14 +401,22 @@ def read_replies(folder: Path) -> Iterator[tuple[str, Reply]]:
 def enumerate_replies(path: Path) -> Iterator[tuple[int, str, Reply]]:
     """The replies of one file with the numbers of their lines, from 1."""
     for line_number, row in enumerate_jsonl(path, allow_truncated=True):
-        if not row.keys() >= {"key", "id", "text"} or not row.keys() <= {"key", *_REPLY_FIELDS}:
+        if not row.keys() >= {"key", "id", "text"} or not row.keys() <= _REPLY_TYPES.keys():
             remedy = "give the folder of an evaluation, or choose another --out"
             raise ArtifactError(f"{path}, line {line_number}: not a row of replies; {remedy}.")
         for name, value in row.items():
             if not isinstance(value, _REPLY_TYPES[name]):
                 problem = f"{path}, line {line_number}: {name} cannot be {value!r:.40}"
                 raise ArtifactError(f"{problem}; remove the line to generate the reply again.")
+        row["scaled_images"] = tuple(map(str, row.get("scaled_images", ())))
         yield line_number, row.pop("key"), Reply(**row)
+
+
+def _reply_row(key: str, reply: Reply) -> dict[str, Any]:
+    row = {"key": key, **{name: getattr(reply, name) for name in _REPLY_FIELDS}}
+    if not reply.scaled_images:
+        del row["scaled_images"]
+    return row
 
 
 class ReplyStore(Closeable):
@@ -433,10 +442,7 @@ class ReplyStore(Closeable):
 
     def add(self, replies: Iterable[tuple[str, Reply]]) -> None:
         """Append replies under their keys, in one write that is on the disk when this returns."""
-        self._log.append(
-            {"key": key, **{name: getattr(reply, name) for name in _REPLY_FIELDS}}
-            for key, reply in replies
-        )
+        self._log.append(_reply_row(key, reply) for key, reply in replies)
 
     def close(self) -> None:
         self._log.close()

@@ -148,7 +148,8 @@ class Reply:
     `finish` is "stop" for a complete reply and "length" for one truncated at max_tokens. `token_ids`
     are its tokens with the end token, if the engine knows them; reinforcement learning needs them,
     and they are never stored. `failed_attempts` counts attempts whose answer was lost, though it may
-    be charged for.
+    be charged for. `scaled_images` says of each image that was shown with far fewer pixels than it
+    has, with how many.
     """
 
     id: str
@@ -158,6 +159,7 @@ class Reply:
     prompt_tokens: int | None = None
     reply_tokens: int | None = None
     error: str | None = None
+    scaled_images: tuple[str, ...] = ()
     token_ids: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
     failed_attempts: int = field(default=0, compare=False, repr=False)
 
@@ -240,8 +242,21 @@ class ModelIdentity(Protocol):
     def endpoint(self) -> str | None: ...
 
 
+def engine_notes(engine: ModelIdentity) -> tuple[str, ...]:
+    """What a user should know about how an engine opened its model; most engines say nothing."""
+    return getattr(engine, "notes", ())
+
+
+def engine_settings(engine: ModelIdentity) -> dict[str, Any]:
+    """The arithmetic and the image budget of an engine, for a run card; empty where unknown."""
+    return dict(getattr(engine, "settings", {}))
+
+
 class Engine(ModelIdentity, Protocol):
-    """Anything that answers samples."""
+    """Anything that answers samples.
+
+    An engine may also have `notes` and `settings`; see `engine_notes` and `engine_settings`.
+    """
 
     def generate(
         self,
@@ -273,9 +288,32 @@ class DataPolicy:
     allow_private: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """How a checkpoint is opened in this process. Each of these may change a reply, so the digest
+    of an engine covers them.
+    """
+
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    "Numbers that the model computes with: as stored (auto; small ones on a CPU float32), or these."
+    max_pixels: int | None = None
+    """Pixels that the images of one question may have together, for a model that scales images; by
+    default what the checkpoint says, if that fits its context."""
+    max_tiles: int | None = None
+    """Tiles that an image may be cut into, for a model that cuts images; by default what the
+    checkpoint says, if that fits its context."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_pixels", "max_tiles"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} is {value}; it must be at least 1.")
+
+
 @dataclass(frozen=True)
 class EngineOptions:
-    """How an engine runs; none of it may change a greedy reply.
+    """How an engine runs; only `checkpoint` may change a greedy reply.
 
     `batch_size` and `threads` (CPU threads; None keeps the library's default) are for engines in
     this process; `concurrency`, `timeout_s` (a request) and `retries` (after the first attempt) for
@@ -290,6 +328,7 @@ class EngineOptions:
     retries: int = 5
     data_policy: DataPolicy = field(default_factory=DataPolicy)
     api_key: str | None = field(default=None, repr=False)
+    checkpoint: CheckpointOptions = CheckpointOptions()
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "concurrency", "threads"):

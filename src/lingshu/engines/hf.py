@@ -61,8 +61,8 @@ from lingshu.models.generation import (
     stop_token_ids,
     token_rng,
 )
+from lingshu.models.inference_settings import open_model
 from lingshu.models.load import LoadedModel
-from lingshu.models.load import load as load_model
 from lingshu.models.processor import IGNORE_INDEX, EncodedSample
 
 # The widest prefill, padding included: replies that are being generated wait for it.
@@ -94,8 +94,7 @@ def _open_model(model: str, options: EngineOptions) -> LoadedModel:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    return load_model(model, device=device, dtype=dtype)
+    return open_model(model, options.checkpoint, device=device)
 
 
 class PreparedSample(NamedTuple):
@@ -118,6 +117,7 @@ class HfEngine:
         """`encode` returns the inputs of a sample; by default its images are read and scaled."""
         self.loaded, self.batch_size = loaded, batch_size
         self.model, self.digest = loaded.name, loaded.digest
+        self.notes, self.settings = loaded.notes, loaded.settings
         self._shards = ShardReader()
         self._encode = encode or self._encode_sample
 
@@ -222,7 +222,15 @@ class HfEngine:
             finish = "stop" if stopped else "length"
             counts = len(p.encoded), len(ids)
             replies.append(
-                Reply(p.sample.id, text, generation, finish, *counts, token_ids=tuple(ids))
+                Reply(
+                    p.sample.id,
+                    text,
+                    generation,
+                    finish,
+                    *counts,
+                    scaled_images=p.encoded.scaled_images,
+                    token_ids=tuple(ids),
+                )
             )
         return replies
 
@@ -326,6 +334,7 @@ class ContinuousBatchingEngine:
 
     def __init__(self, loaded: LoadedModel, *, batch_size: int = 16) -> None:
         self.model, self.digest = loaded.name, loaded.digest
+        self.notes, self.settings = loaded.notes, loaded.settings
         self._loaded, self._batch_size = loaded, batch_size
         self._max_context = int(loaded.model.config.get_text_config().max_position_embeddings)
         self._stop_token_ids = stop_token_ids(loaded)
@@ -520,7 +529,15 @@ class ContinuousBatchingEngine:
             finish = "stop" if stopped or detokenizer.stopped else "length"
             counts = len(sequence.encoded), len(tokens)
             request.finish(
-                Reply(request.id, detokenizer.text, 0, finish, *counts, token_ids=tuple(tokens))
+                Reply(
+                    request.id,
+                    detokenizer.text,
+                    0,
+                    finish,
+                    *counts,
+                    scaled_images=sequence.encoded.scaled_images,
+                    token_ids=tuple(tokens),
+                )
             )
         return not (is_done or request.done)
 

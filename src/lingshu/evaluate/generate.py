@@ -47,16 +47,19 @@ KEY_BYTES = 32
 
 
 class GenerationResult(NamedTuple):
-    """Counts of this process's samples: all, answered before, requested, without an answer."""
+    """Counts of this process's samples: all, answered before, requested, without an answer; and of
+    the images scaled down in all its replies.
+    """
 
     n_samples: int
     n_answered_before: int
     n_requested: int
     n_errors: int
+    n_scaled_images: int = 0
 
     def counts(self, prefix: str = "") -> dict[str, int]:
         """The counts by name, as a run card has them."""
-        names = ("samples", "answered_before", "requested", "errors")
+        names = ("samples", "answered_before", "requested", "errors", "scaled_images")
         return {prefix + name: count for name, count in zip(names, self, strict=True)}
 
 
@@ -111,7 +114,7 @@ def generate(
         for index in range(len(samples) if world_size > 1 else 0):
             if index % world_size != rank:
                 pending.mark_done(samples[index].id)
-        recorded_failures = _drop_answered(folder, pending, unreadable)
+        recorded_failures, n_scaled = _drop_answered(folder, pending, unreadable)
         n_answered_before = len(shard) - pending.n_pending
         progress.start(len(shard), n_answered_before)
 
@@ -132,11 +135,12 @@ def generate(
             readable = [s for s in shard if s.id not in unreadable] if unreadable else shard
             for replies in _generate_replies(engine, readable, sampling, pending):
                 n_errors += _store_replies(store, pending, replies, progress)
+                n_scaled += sum(len(reply.scaled_images) for reply in replies)
         if pending.n_pending:
             unanswered = [sample.id for sample in shard if sample.id in pending]
             fail(dict.fromkeys(unanswered, "the engine gave no reply"), set())
             n_errors += len(unanswered)
-    return GenerationResult(len(shard), n_answered_before, n_requested, n_errors)
+    return GenerationResult(len(shard), n_answered_before, n_requested, n_errors, n_scaled)
 
 
 def _generate_replies(
@@ -225,17 +229,21 @@ def _write_requests(
 
 def _drop_answered(
     folder: Path, pending: PendingSamples, unreadable: Mapping[str, str]
-) -> set[str]:
-    """Mark answered samples as done; the ids among `unreadable` that are stored as failed already."""
+) -> tuple[set[str], int]:
+    """Mark answered samples as done; the ids among `unreadable` that are stored as failed already,
+    and the number of images that were scaled down for the answers.
+    """
     recorded_failures: set[str] = set()
+    n_scaled = 0
     for key, reply in read_replies(folder):
         # The key differs for a reply to another question, model or decoding.
         if reply.id in pending and pending.key(reply.id) == key:
             if reply.error is None:
                 pending.mark_done(reply.id)
+                n_scaled += len(reply.scaled_images)
             elif reply.id in unreadable:
                 recorded_failures.add(reply.id)
-    return recorded_failures
+    return recorded_failures, n_scaled
 
 
 def _store_replies(

@@ -27,7 +27,17 @@ from lingshu.core.errors import (
 from lingshu.core.files import write_jsonl
 from lingshu.core.progress import progress_bar
 from lingshu.core.run_card import RUN_CARD, RunCard, read_run_card, write_run_card
-from lingshu.core.types import DataPolicy, Engine, EngineOptions, PromptStyle, Sampling, Task
+from lingshu.core.types import (
+    CheckpointOptions,
+    DataPolicy,
+    Engine,
+    EngineOptions,
+    PromptStyle,
+    Sampling,
+    Task,
+    engine_notes,
+    engine_settings,
+)
 from lingshu.evaluate import controls
 from lingshu.evaluate.data import LoadedTask, LoadedTasks, find_tasks, load, task_metadata
 from lingshu.evaluate.generate import count_pending, generate
@@ -85,12 +95,18 @@ class JudgeConfig:
         return [] if self.human_labels is None else read_labels(self.human_labels)
 
     def engine_options(self, options: EngineOptions) -> EngineOptions:
-        """The model's options with the judge's own key and data policy.
+        """The model's options with the judge's own key and data policy, and a judge in this process
+        opened by its defaults.
 
         Raises:
             InputError: the key file cannot be read.
         """
-        return replace(options, data_policy=self.data_policy, api_key=self._api_key())
+        return replace(
+            options,
+            data_policy=self.data_policy,
+            api_key=self._api_key(),
+            checkpoint=CheckpointOptions(),
+        )
 
     def _api_key(self) -> str | None:
         if self.key_file is None:
@@ -149,6 +165,9 @@ class EvalConfig:
     "Repeat the task under other conditions: blind, shuffle, constant, wording, comma-separated."
     n_shuffles: int = 3
     "Number of other option orders in which the control shuffle presents each item."
+    checkpoint: Annotated[CheckpointOptions, Parameter(name="*")] = field(
+        default_factory=CheckpointOptions
+    )
     judge: Annotated[JudgeConfig, Parameter(name="*")] = field(default_factory=JudgeConfig)
 
     @property
@@ -175,6 +194,7 @@ class EvalConfig:
             threads=self.threads,
             concurrency=self.concurrency,
             data_policy=self.data_policy,
+            checkpoint=self.checkpoint,
         )
 
     def check(self) -> None:
@@ -280,6 +300,8 @@ def run(
         "tasks": previous_tasks | tasks,
         "excluded": loaded.excluded,
     }
+    if engine_settings(engine):
+        notes["engine"] = engine_settings(engine) | {"notes": list(engine_notes(engine))}
     settings = {
         "model": model,
         "tasks": loaded.names,

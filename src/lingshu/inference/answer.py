@@ -25,6 +25,7 @@ from lingshu.core.types import (
     Reply,
     Sample,
     Sampling,
+    engine_notes,
 )
 from lingshu.imaging.provenance import ImageProvenance, format_provenance, provenance_to_json
 from lingshu.inference.inputs import ModelInput
@@ -120,7 +121,7 @@ def build_answer(
         engine.model,
         engine.digest,
         model_input.image_provenance,
-        model_input.notes,
+        (*model_input.notes, *reply.scaled_images, *engine_notes(engine)),
         finish=reply.finish,
         prompt_tokens=reply.prompt_tokens,
         reply_tokens=reply.reply_tokens,

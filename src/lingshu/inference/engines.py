@@ -8,19 +8,28 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import cast
 
 from lingshu.core import registry
-from lingshu.core.errors import EngineError, LingshuError, MissingExtraError, describe_error
+from lingshu.core.errors import (
+    ConfigError,
+    EngineError,
+    LingshuError,
+    MissingExtraError,
+    describe_error,
+)
 from lingshu.core.types import (
     AsyncEngine,
+    CheckpointOptions,
     Engine,
     EngineOptions,
     EventCallback,
     Reply,
     Sample,
     Sampling,
+    engine_notes,
+    engine_settings,
 )
 from lingshu.imaging.read import ShardReader, open_image
 
@@ -37,8 +46,9 @@ def open_engine(model: str, options: EngineOptions) -> Engine:
 
     Raises:
         MissingExtraError: the model needs torch, which is not installed.
-        InputError, ArtifactError, EngineError: the engine cannot be opened.
+        ConfigError, InputError, ArtifactError, EngineError: the engine cannot be opened.
     """
+    check_options(model, options)
     with _require_torch():
         load = cast(
             "Callable[[str, EngineOptions], Engine]",
@@ -54,11 +64,29 @@ def open_async_engine(model: str, options: EngineOptions) -> AsyncEngine:
     Raises:
         MissingExtraError, InputError, ArtifactError, EngineError: as open_engine.
     """
+    check_options(model, options)
     with _require_torch():
         module = registry.load("engines", engine_name(model))
         if hasattr(module, "live"):
             return cast("AsyncEngine", module.live(model, options))
     return BlockingEngineAdapter(open_engine(model, options), max_concurrency=options.concurrency)
+
+
+def check_options(model: str, options: EngineOptions) -> None:
+    """Refuse options of a checkpoint for a model that is not opened in this process.
+
+    Raises:
+        ConfigError: such an option, which would have no effect.
+    """
+    name = engine_name(model)
+    if name == "hf" or name.endswith(".py"):
+        return
+    for option in fields(CheckpointOptions):
+        if getattr(options.checkpoint, option.name) != option.default:
+            raise ConfigError(
+                f"--{option.name.replace('_', '-')} is for a checkpoint that is opened in this"
+                f" process, not for {model}; leave it out."
+            )
 
 
 @contextlib.contextmanager
@@ -112,6 +140,7 @@ class BlockingEngineAdapter:
     def __init__(self, engine: Engine, *, max_concurrency: int = 1) -> None:
         self.engine, self.model = engine, engine.model
         self.digest, self.endpoint = engine.digest, engine.endpoint
+        self.notes, self.settings = engine_notes(engine), engine_settings(engine)
         self._pool = ThreadPoolExecutor(max_concurrency if engine.endpoint else 1, "lingshu-ask")
         self._lock = threading.Lock()
         self._pending: set[BlockingRequest] = set()

@@ -8,7 +8,8 @@ vocabulary.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +18,14 @@ from torch.nn import functional
 
 from lingshu.core.types import Sample, Sampling
 from lingshu.imaging.read import ShardReader, open_image
+from lingshu.models.base import Tiles
 from lingshu.models.load import LoadedModel
 from lingshu.models.processor import EncodedSample
 
 MASKED_LOGIT = -1e9
+# An image shown with fewer than this share of its pixels is reported: sizes are always rounded to
+# whole tokens.
+SCALED_SHARE = 0.9
 # What a decoder writes for bytes that are not a character, or not all of one yet.
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -32,7 +37,23 @@ def encode_sample(loaded: LoadedModel, sample: Sample, shards: ShardReader) -> E
         ImageError, InputError: an image or a dialogue that cannot be used.
     """
     images = [open_image(image, shards=shards) for image in sample.images]
-    return loaded.processor.encode(sample.messages, loaded.processor.tiles(images))
+    tiles = loaded.processor.tiles(images)
+    encoded = loaded.processor.encode(sample.messages, tiles)
+    sizes = [image.size for image in images]
+    return replace(encoded, scaled_images=tuple(_scaled_images(sizes, tiles)))
+
+
+def _scaled_images(sizes: Sequence[tuple[int, int]], tiles: Sequence[Tiles]) -> Iterator[str]:
+    for number, ((width, height), tile) in enumerate(zip(sizes, tiles, strict=True), 1):
+        n_tiles, _, rows, columns = tile.pixels.shape
+        # Of several tiles the last shows the whole image again.
+        n_shown = max(1, n_tiles - 1) * rows * columns
+        if n_shown < SCALED_SHARE * width * height:
+            what = f"{rows} x {columns}" if n_tiles == 1 else f"{n_tiles - 1} tiles"
+            yield (
+                f"image {number} has {height} x {width} pixels and is shown with {n_shown:,} of"
+                f" {width * height:,} ({what})."
+            )
 
 
 def stop_token_ids(loaded: LoadedModel) -> frozenset[int]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,18 @@ def no_progress_bars() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode with its processor; `digest` identifies its weights and files."""
+    """A model in evaluation mode with its processor; `digest` identifies its weights and files.
+
+    `settings` are what it answers with, for a run card; `notes` say what a user should know of how
+    it was opened.
+    """
 
     model: Any
     processor: Processor
     name: str
     digest: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def refuse_custom_code(folder: Path) -> dict[str, Any]:

@@ -44,6 +44,8 @@ class EncodedSample:
     needs of each supervised token, in order: "entity" (1 inside a marked entity, else 0), "weight",
     and in reinforcement learning "advantage", "old" and "reference". `branches` are the lengths of
     parts at the end that all continue what precedes the first of them and do not see each other.
+    `scaled_images` says of each image that is shown with far fewer pixels than it has, with how
+    many.
     """
 
     ids: NDArray[np.int64]
@@ -53,6 +55,7 @@ class EncodedSample:
     tiles: tuple[Tiles, ...]
     token_values: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     branches: tuple[int, ...] = ()
+    scaled_images: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

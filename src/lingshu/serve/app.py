@@ -15,7 +15,7 @@ from prometheus_client import Gauge, generate_latest
 from starlette.exceptions import HTTPException
 
 from lingshu import __version__
-from lingshu.core.types import AsyncEngine
+from lingshu.core.types import AsyncEngine, engine_notes
 from lingshu.inference.answer import NOTICE
 from lingshu.serve import schema
 from lingshu.serve.chat import ChatEndpoint, RequestLimiter
@@ -129,6 +129,7 @@ def _add_routes(
             "model": engine.model,
             "digest": engine.digest,
             "notice": NOTICE,
+            "notes": list(engine_notes(engine)),
             "streams": engine.streams,
             "max_tokens": config.max_tokens,
         }

@@ -22,7 +22,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from lingshu.core.errors import InputError, LingshuError, one_line
-from lingshu.core.types import AsyncEngine, Reply, Sample, Sampling
+from lingshu.core.types import AsyncEngine, Reply, Sample, Sampling, engine_notes
 from lingshu.imaging.provenance import ImageProvenance, provenance_to_json
 from lingshu.inference.answer import NOTICE
 from lingshu.serve.media import ImageSources, build_sample
@@ -348,7 +348,7 @@ class CompletionResponse(Response):
             **self._common_fields("chat.completion"),
             "choices": [choice],
             "usage": _usage(reply),
-            "lingshu": self._provenance(),
+            "lingshu": self._provenance(reply),
         }
 
     def _common_fields(self, kind: str) -> dict[str, Any]:
@@ -360,11 +360,13 @@ class CompletionResponse(Response):
             "system_fingerprint": f"fp_{self._endpoint.engine.digest[:12]}",
         }
 
-    def _provenance(self) -> dict[str, Any]:
+    def _provenance(self, reply: Reply) -> dict[str, Any]:
+        engine = self._endpoint.engine
         return {
-            "model": self._endpoint.engine.model,
-            "digest": self._endpoint.engine.digest,
+            "model": engine.model,
+            "digest": engine.digest,
             "notice": NOTICE,
+            "notes": [*reply.scaled_images, *engine_notes(engine)],
             "image_provenance": [provenance_to_json(image) for image in self._image_provenance],
         }
 
@@ -384,7 +386,7 @@ class CompletionResponse(Response):
 
     def _final_chunks(self, reply: Reply) -> bytes:
         self._endpoint.record_usage(reply)
-        provenance = self._provenance()
+        provenance = self._provenance(reply)
         chunks = self._chunk({}, reply.finish, lingshu=provenance)
         if self._include_usage:
             common = self._common_fields("chat.completion.chunk")

@@ -304,11 +304,14 @@ class ErrorBody(BaseModel):
 
 
 class AnswerProvenance(BaseModel):
-    """The weights that answered, and the notice."""
+    """The weights that answered, the notice, and notes on how the model was opened and on images
+    that were scaled down.
+    """
 
     model: str
     digest: str
     notice: str
+    notes: list[str]
 
 
 class ReplyMessage(BaseModel):

@@ -1,0 +1,181 @@
+"""What a checkpoint answers with: its arithmetic and its image budget, from the options, the stored
+weights and the context.
+
+Both change replies, so the digest of a model that is not used as it is stored covers them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from lingshu.core.errors import ConfigError
+from lingshu.core.files import digest
+from lingshu.core.types import CheckpointOptions
+from lingshu.models.load import LoadedModel, load
+from lingshu.models.model_spec import PixelBudget
+from lingshu.models.processor import Processor
+from lingshu.weights.safetensors_io import read_headers
+
+# A model of at most so many parameters computes in float32 on a CPU: 0.4 GB at most.
+SMALL_PARAMETERS = 100_000_000
+# The length of samples that the released models were trained with; their configurations allow more.
+TRAINED_CONTEXT = 8192
+# Tokens that images leave to the question, the dialogue and the reply, or half of a short context.
+TEXT_TOKENS = 2048
+_TORCH_DTYPES = {"F32": torch.float32, "F64": torch.float32, "BF16": torch.bfloat16}
+
+
+class StoredWeights(NamedTuple):
+    """The number type that most bytes of a checkpoint are stored in, by its safetensors name, and
+    the number of parameters.
+    """
+
+    dtype: str
+    n_parameters: int
+
+
+class Arithmetic(NamedTuple):
+    """The number type of a model in memory; `note` says where it is not the stored one."""
+
+    dtype: torch.dtype
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageBudget:
+    """The pixels or tiles that images may take; `note` says where less than the checkpoint allows."""
+
+    budget: PixelBudget
+    note: str | None = None
+
+
+def open_model(name: str, options: CheckpointOptions, *, device: str) -> LoadedModel:
+    """Load a checkpoint folder or hub id to answer from it.
+
+    Raises:
+        ArtifactError: it cannot be used as a model.
+        ConfigError: an option that this model does not have.
+    """
+    stored = stored_weights(Path(name)) if Path(name).is_dir() else None
+    arithmetic = choose_arithmetic(options, stored, device=device)
+    loaded = load(name, device=device, dtype=arithmetic.dtype)
+    images = choose_image_budget(options, loaded.processor, loaded.model.config)
+    return _with_settings(loaded, arithmetic, images, stored)
+
+
+def _with_settings(
+    loaded: LoadedModel,
+    arithmetic: Arithmetic,
+    images: ImageBudget,
+    stored: StoredWeights | None,
+) -> LoadedModel:
+    dtype = str(arithmetic.dtype).removeprefix("torch.")
+    settings: dict[str, Any] = {
+        "checkpoint": loaded.digest,
+        "dtype": dtype,
+        **asdict(images.budget),
+    }
+    changed: dict[str, Any] = {}
+    if stored is None or _TORCH_DTYPES.get(stored.dtype) != arithmetic.dtype:
+        changed["dtype"] = dtype
+    processor = loaded.processor
+    if images.budget != processor.budget:
+        changed["images"] = asdict(images.budget)
+        processor = processor.with_budget(images.budget)
+    return replace(
+        loaded,
+        processor=processor,
+        digest=digest([loaded.digest, changed]) if changed else loaded.digest,
+        settings=settings,
+        notes=(*loaded.notes, *(note for note in (arithmetic.note, images.note) if note)),
+    )
+
+
+def stored_weights(folder: Path) -> StoredWeights:
+    """
+    Raises:
+        ArtifactError: a safetensors file of the folder is damaged.
+    """
+    n_bytes, n_parameters = Counter[str](), 0
+    for path in sorted(folder.glob("*.safetensors")):
+        for tensor in read_headers(path).values():
+            n_bytes[tensor.dtype] += tensor.size
+            n_parameters += math.prod(tensor.shape)
+    [(dtype, _)] = n_bytes.most_common(1) or [("F32", 0)]
+    return StoredWeights(dtype, n_parameters)
+
+
+def choose_arithmetic(
+    options: CheckpointOptions, stored: StoredWeights | None, *, device: str
+) -> Arithmetic:
+    """The number type of a model in memory; `stored` is None for a hub id, whose released models are
+    in bfloat16.
+    """
+    if options.dtype != "auto":
+        return Arithmetic(getattr(torch, options.dtype))
+    is_small = stored is not None and stored.n_parameters <= SMALL_PARAMETERS
+    if is_small and not device.startswith("cuda"):
+        return Arithmetic(torch.float32)
+    if stored is None or stored.dtype in _TORCH_DTYPES:
+        return Arithmetic(torch.bfloat16 if stored is None else _TORCH_DTYPES[stored.dtype])
+    note = f"the weights are stored as {stored.dtype} and computed with in bfloat16"
+    return Arithmetic(torch.bfloat16, f"{note}; --dtype float32 rounds nothing.")
+
+
+def choose_image_budget(
+    options: CheckpointOptions, processor: Processor, config: Any
+) -> ImageBudget:
+    """The checkpoint's budget, bounded so that the images leave room for text in the context, or
+    what the options say.
+
+    The context is that of the training of the released models where the configuration allows more.
+
+    Raises:
+        ConfigError: an option of the other way in which models take images.
+    """
+    tower, stored = processor.family.tower(config), processor.budget
+    context = min(int(config.get_text_config().max_position_embeddings), TRAINED_CONTEXT)
+    image_tokens = context - min(TEXT_TOKENS, context // 2)
+    if tower.tile_tokens is None:
+        if options.max_tiles is not None:
+            raise ConfigError("this model scales images and cuts none; give --max-pixels.")
+        pixels_per_token = config.vision_config.patch_size**2 * tower.patches_per_token
+        limit = image_tokens * pixels_per_token
+        if options.max_pixels is not None:
+            if options.max_pixels < pixels_per_token:
+                raise ConfigError(
+                    f"--max-pixels is {options.max_pixels}; a token of this model shows"
+                    f" {pixels_per_token} pixels, so give at least that."
+                )
+            min_pixels = min(stored.min_pixels, options.max_pixels)
+            return ImageBudget(
+                replace(stored, min_pixels=min_pixels, max_pixels=options.max_pixels)
+            )
+        if stored.max_pixels <= limit:
+            return ImageBudget(stored)
+        min_pixels = min(stored.min_pixels, limit)
+        return ImageBudget(
+            replace(stored, min_pixels=min_pixels, max_pixels=limit),
+            f"images may have {limit:,} pixels ({image_tokens:,} tokens), not the"
+            f" {stored.max_pixels:,} of the checkpoint, so that they fit its context; --max-pixels"
+            " changes that.",
+        )
+    if options.max_pixels is not None:
+        raise ConfigError("this model cuts images into tiles of one size; give --max-tiles.")
+    if options.max_tiles is not None:
+        return ImageBudget(replace(stored, max_tiles=options.max_tiles))
+    # The whole image is one more tile.
+    limit = max(1, image_tokens // tower.tile_tokens - 1)
+    if stored.max_tiles <= limit:
+        return ImageBudget(stored)
+    return ImageBudget(
+        replace(stored, max_tiles=limit),
+        f"images are cut into at most {limit} tiles, not the {stored.max_tiles} of the checkpoint,"
+        " so that they fit its context; --max-tiles changes that.",
+    )
