@@ -351,6 +351,8 @@ def test_a_sample_survives_json() -> None:
 
 def test_the_keys_of_a_report_are_pinned() -> None:
     from lingshu.evaluate.report.build import assemble, task_report
+    from lingshu.evaluate.store import ScoredTask
 
-    report = assemble("m", [task_report("t", GOLDEN["scores"], {"facets": ["kind"]})]).as_json()
+    task = ScoredTask("t", {"facets": ["kind"]}, {"strict": GOLDEN["scores"]})
+    report = assemble("m", [task_report(task)]).as_json()
     assert report == GOLDEN["report"]

@@ -27,6 +27,8 @@ from lingshu.engines import echo
 from lingshu.evaluate import score as scoring
 from lingshu.evaluate.generate import generate
 from lingshu.evaluate.report import build
+from lingshu.evaluate.report.model import TaskReport
+from lingshu.evaluate.store import ScoredTask
 from lingshu.imaging.read import image_bytes
 from lingshu.scoring import auto
 
@@ -273,11 +275,13 @@ def test_parts_of_a_point_are_averaged_and_bootstrapped_by_group():
     assert summary.accuracy[1:3] == pytest.approx((0.0103, 0.9988), abs=1e-3)
 
 
+def report_of(name: str, scores: list[dict], **metadata: object) -> TaskReport:
+    return build.task_report(ScoredTask(name, metadata, {"strict": scores}))
+
+
 def test_more_than_a_hundredth_of_errors_is_reported_first():
-    few = build.assemble("m", [build.task_report("t", rows(*["right"] * 99, "error"), {})])
-    many = build.assemble(
-        "m", [build.task_report("t", rows(*["right"] * 98, "error", "error"), {})]
-    )
+    few = build.assemble("m", [report_of("t", rows(*["right"] * 99, "error"))])
+    many = build.assemble("m", [report_of("t", rows(*["right"] * 98, "error", "error"))])
     assert few.warning is None
     assert many.warning is not None and many.warning.startswith("2 of 100 samples (2.0%) failed")
     assert build.as_markdown(many).startswith("**2 of 100 samples")
@@ -287,8 +291,8 @@ def test_more_than_a_hundredth_of_errors_is_reported_first():
 
 def test_macro_and_micro_over_tasks():
     tasks = [
-        build.task_report("a", rows("right"), {}),
-        build.task_report("b", rows("wrong", "wrong", "wrong"), {}),
+        report_of("a", rows("right")),
+        report_of("b", rows("wrong", "wrong", "wrong")),
     ]
     evaluation_report = build.assemble("m", tasks)
     assert (evaluation_report.macro, evaluation_report.micro) == (0.5, 0.25)
@@ -297,7 +301,7 @@ def test_macro_and_micro_over_tasks():
 def test_text_from_data_cannot_break_a_report():
     evil = '<script>alert("x")</script>|\n# head'
     evaluation_report = build.assemble(
-        evil, [build.task_report("t", rows("right", kind=evil), {"title": evil, "by": ["kind"]})]
+        evil, [report_of("t", rows("right", kind=evil), title=evil, by=["kind"])]
     )
     assert "<script" not in build.as_html(evaluation_report)
     table_lines = [

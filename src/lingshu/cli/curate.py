@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from lingshu.cli.options import Flat
-from lingshu.core import config as configuration
 from lingshu.core.artifacts import DatasetCard
-from lingshu.core.errors import ConfigError
+from lingshu.core.config import override, read_recipe
 from lingshu.core.files import read_json
-from lingshu.core.registry import get_attribute
 from lingshu.curate.card import format_drops
-from lingshu.curate.config import CurateConfig, SynthesisConfig
+from lingshu.curate.config import CurateConfig
 from lingshu.curate.run import CurateOptions
-
-C = TypeVar("C", CurateConfig, SynthesisConfig)
 
 
 def curate(
@@ -44,7 +40,8 @@ def curate(
     from lingshu.curate.plan import resolve
     from lingshu.curate.run import curate as run
 
-    config = configuration.override(resolve(read_recipe(recipe, CurateConfig)), overrides)
+    config = resolve(read_recipe(recipe, CurateConfig, what="a recipe of a curation"))
+    config = override(config, overrides)
     with progress_bar() as progress:
         result = run(config, out, options, progress=progress)
     if result.already_finished:
@@ -57,22 +54,6 @@ def curate(
     if not result.card.rows:
         print("no row is left")
     return 1 if result.failures or not result.card.rows else 0
-
-
-def read_recipe(recipe: str, kind: type[C]) -> C:
-    """The configuration of a recipe or a file.
-
-    Raises:
-        ConfigError, InputError, UnknownNameError: what is wrong, and the closest name.
-    """
-    if recipe.endswith((".yaml", ".yml", ".json")):
-        return configuration.from_plain(kind, configuration.read_plain(Path(recipe)))
-    factory = get_attribute("recipes", recipe, "recipe")
-    config = factory() if callable(factory) else None
-    if not isinstance(config, kind):
-        purpose = "curation" if kind is CurateConfig else "synthesis"
-        raise ConfigError(f"{recipe!r} is not a recipe of a {purpose}; see `lingshu list recipes`.")
-    return config
 
 
 def print_card(card: DatasetCard) -> None:

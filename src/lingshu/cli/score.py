@@ -77,18 +77,13 @@ def score(file: Path, /, *, config: Flat[ScoreConfig]) -> int:
         **metrics,
     }
     if config.protocol != "strict":
-        output["as_published"] = _published_totals(rows, config.protocol)
+        # All, open and closed questions as the published tables add them up.
+        output["as_published"] = {
+            name: total._asdict() if isinstance(total, table.Accuracy) else total
+            for name, total in table.aggregate(config.protocol, rows)._asdict().items()
+        }
     print(json.dumps(output, indent=2))
     return 1 if summary.statuses["error"] else 0
-
-
-def _published_totals(rows: list[dict[str, Any]], protocol: ProtocolName) -> dict[str, Any]:
-    """All, open and closed questions as the published tables add them up."""
-    totals = table.aggregate(protocol, rows)._asdict()
-    return {
-        name: total._asdict() if isinstance(total, table.Accuracy) else total
-        for name, total in totals.items()
-    }
 
 
 def _metrics(rows: list[dict[str, Any]], config: ScoreConfig) -> dict[str, Any]:

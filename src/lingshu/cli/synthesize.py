@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lingshu.cli.options import Flat
-from lingshu.core import config as configuration
+from lingshu.core.config import override, read_recipe
 from lingshu.core.errors import ConfigError
 from lingshu.curate.config import SynthesisConfig
 from lingshu.curate.synthesize import SynthesisOptions
@@ -38,13 +38,13 @@ def synthesize(
             or a .py file.
         out: Folder of the dataset of synthetic samples.
     """
-    from lingshu.cli.curate import format_counts, print_card, read_recipe
+    from lingshu.cli.curate import format_counts, print_card
     from lingshu.core.progress import progress_bar
     from lingshu.curate import synthesize as synthesis
     from lingshu.inference.engines import open_engine
 
-    config = synthesis.resolve_synthesis(read_recipe(recipe, SynthesisConfig))
-    config = configuration.override(config, overrides)
+    config = read_recipe(recipe, SynthesisConfig, what="a recipe of a synthesis")
+    config = override(synthesis.resolve_synthesis(config), overrides)
     cache = options.cache_dir or out.with_name(f"{out.name}.calls")
     if cache.resolve().is_relative_to(out.resolve()):
         raise ConfigError(

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from lingshu.cli.options import Flat
-from lingshu.core import config as configuration
+from lingshu.core.config import override, read_recipe
 from lingshu.core.errors import ConfigError
-from lingshu.core.registry import get_attribute
 from lingshu.train.config import PlanOptions, TrainConfig
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def train(
         check: Print parameters, steps, tokens, memory and data that the run needs, and stop.
         resume: Continue an interrupted run.
     """
-    config = read_config(recipe, changes)
+    config = override(read_recipe(recipe, TrainConfig, what="a training recipe"), changes)
     if check:
         print(format_plan(config, plan))
         return 0
@@ -110,22 +109,6 @@ def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(received)
     finally:
         signal.signal(signal.SIGTERM, previous_handler)
-
-
-def read_config(recipe: str, changes: tuple[str, ...]) -> TrainConfig:
-    """The configuration of a recipe or file with its overrides applied.
-
-    Raises:
-        ConfigError, InputError, UnknownNameError: what is wrong and what was perhaps meant.
-    """
-    if recipe.endswith((".yaml", ".yml", ".json")):
-        config = configuration.from_plain(TrainConfig, configuration.read_plain(Path(recipe)))
-    else:
-        build_recipe = get_attribute("recipes", recipe, "recipe")
-        config = build_recipe() if callable(build_recipe) else None
-        if not isinstance(config, TrainConfig):
-            raise ConfigError(f"{recipe!r} is not a training recipe; see `lingshu list recipes`.")
-    return configuration.override(config, changes)
 
 
 def format_plan(config: TrainConfig, options: PlanOptions) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from lingshu.core.errors import ConfigError, LingshuError, suggest_name
 from lingshu.core.files import write_text
+from lingshu.core.registry import get_attribute
 
 C = TypeVar("C")
 _SCALARS: Mapping[object, tuple[str, str]] = {
@@ -251,6 +252,21 @@ def read_plain(path: Path) -> dict[str, Any]:
         problem = f"{path} has no mapping of keys to values"
         raise ConfigError(f"{problem}; write lines such as `seed: 0`.")
     return value
+
+
+def read_recipe(recipe: str, kind: type[C], *, what: str) -> C:
+    """The configuration of a recipe's name, a .py file, or a .yaml or .json file; `what` it must be.
+
+    Raises:
+        ConfigError, InputError, UnknownNameError: what is wrong, and the closest name.
+    """
+    if recipe.endswith((".yaml", ".yml", ".json")):
+        return from_plain(kind, read_plain(Path(recipe)))
+    factory = get_attribute("recipes", recipe, "recipe")
+    config = factory() if callable(factory) else None
+    if not isinstance(config, kind):
+        raise ConfigError(f"{recipe!r} is not {what}; see `lingshu list recipes`.")
+    return config
 
 
 def write(config: object, path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -72,6 +72,21 @@ def describe_error(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     location = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {one_line(error)[:200]}{location}"
+
+
+def parse_names(text: str, known: Sequence[str], *, what: str, option: str) -> tuple[str, ...]:
+    """The names of a comma-separated list in the order of `known`; `what` each names.
+
+    Raises:
+        InputError: an unknown name, or an empty list.
+    """
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    for name in names:
+        if name not in known:
+            raise InputError(f"there is no {what} {name!r}; {suggest_name(name, known)}")
+    if not names:
+        raise InputError(f"{option} names nothing; choose among {', '.join(known)}.")
+    return tuple(name for name in known if name in names)
 
 
 def suggest_name(name: str, candidates: Iterable[str]) -> str:

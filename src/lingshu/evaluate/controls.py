@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lingshu.core.artifacts import SCORES, iterate_scores, score_row, write_scores
-from lingshu.core.errors import ArtifactError, InputError, suggest_name
+from lingshu.core.errors import ArtifactError, parse_names
 from lingshu.core.files import read_json, sha256_file, write_json
 from lingshu.core.progress import progress_bar
 from lingshu.core.rows import LETTERS
@@ -61,13 +61,7 @@ def parse_controls(text: str | None) -> tuple[str, ...]:
     """
     if text is None:
         return ()
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    for name in names:
-        if name not in CONTROL_NAMES:
-            raise InputError(f"there is no control {name!r}; {suggest_name(name, CONTROL_NAMES)}")
-    if not names:
-        raise InputError(f"--controls names nothing; choose among {', '.join(CONTROL_NAMES)}.")
-    return tuple(name for name in CONTROL_NAMES if name in names)
+    return parse_names(text, CONTROL_NAMES, what="control", option="--controls")
 
 
 # --- running them

@@ -93,8 +93,9 @@ class JudgePrompt(NamedTuple):
 
 def verdict_prompt(sample: Sample, reply: str) -> JudgePrompt:
     """Whether a reply is right, given the question and its accepted answers."""
+    choices = dict(zip(LETTERS, sample.choices, strict=False))
     gold = [
-        f"{answer}. {choice}" if (choice := _choice_text(sample, answer)) else answer
+        f"{answer}. {choice}" if (choice := choices.get(answer)) else answer
         for answer in sample.gold or ()
     ]
     return _build_prompt(
@@ -113,11 +114,6 @@ def criterion_prompt(sample: Sample, reply: str, criterion: str) -> JudgePrompt:
         CriterionVerdict,
         {"conversation": "\n\n".join(turns), **reference, "reply": reply, "criterion": criterion},
     )
-
-
-def _choice_text(sample: Sample, letter: str) -> str | None:
-    index = LETTERS.find(letter) if len(letter) == 1 else -1
-    return sample.choices[index] if 0 <= index < len(sample.choices) else None
 
 
 def _build_prompt(

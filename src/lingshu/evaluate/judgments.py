@@ -205,13 +205,11 @@ class JudgeCounts:
         if "criteria" in judged:
             self._add_criteria(judged["criteria"], row, label)
         elif judged.get("verdict") is not None:
-            self._add_verdict(judged["verdict"], row["rule"], label)
-
-    def _add_verdict(self, verdict: str, rule: Row, label: HumanLabel | None) -> None:
-        if rule["status"] == "ok" and rule["value"] in (0.0, 1.0):
-            self._rule_pairs.append((verdict, VERDICTS[rule["value"] == 0.0]))
-        if label is not None and label.verdict is not None:
-            self._human_pairs.append((verdict, label.verdict))
+            verdict, rule = judged["verdict"], row["rule"]
+            if rule["status"] == "ok" and rule["value"] in (0.0, 1.0):
+                self._rule_pairs.append((verdict, VERDICTS[rule["value"] == 0.0]))
+            if label is not None and label.verdict is not None:
+                self._human_pairs.append((verdict, label.verdict))
 
     def _add_criteria(
         self, criteria: Sequence[Mapping[str, Any]], row: Row, label: HumanLabel | None

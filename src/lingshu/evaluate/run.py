@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from lingshu.core.cached_client import Budget
+from lingshu.core.config import to_plain
 from lingshu.core.errors import (
     ArtifactError,
     EngineError,
@@ -305,7 +306,7 @@ def run(
     settings = {
         "model": model,
         "tasks": loaded.names,
-        **asdict(config, dict_factory=_plain_dict),
+        **to_plain(config),
         "sampling": {task.task.name: asdict(config.sampling(task.task)) for task in loaded.tasks},
     }
     counts_on_card = {name: count for name, count in counts.items() if name != "n_pending"}
@@ -314,10 +315,6 @@ def run(
     report = build.build(out)
     build.write(out, report)
     return EvalOutcome(counts, drops, loaded.excluded, tuple(messages), report)
-
-
-def _plain_dict(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in fields}
 
 
 def _read_previous_tasks(out: Path, engine: Engine) -> dict[str, Any]:

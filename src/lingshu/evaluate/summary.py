@@ -79,16 +79,20 @@ def summarize(rows: Sequence[Row], *, method: Method | None = None) -> Summary:
     scored = [row for row in rows if row["status"] != "error" and not is_unscored(row)]
     parsed = [row for row in scored if row["value"] is not None]
     method = method or choose_interval_method(scored)
+    correct = sum(map(row_value, parsed))
+    is_graded = any(
+        row.get("kind") in GRADED_KINDS or row_value(row) not in (0.0, 1.0) for row in scored
+    )
     return Summary(
         n=len(scored),
-        correct=_as_int_if_integral(sum(map(row_value, parsed))),
+        correct=int(correct) if correct == int(correct) else correct,
         accuracy=_interval(scored, method),
         parsed_accuracy=_interval(parsed, method),
         statuses={status: sum(row["status"] == status for row in rows) for status in STATUSES},
         truncated=sum(bool(row.get("truncated")) for row in scored),
         method=method,
         groups=len({group_key(row) for row in scored}),
-        metric=_metric(scored),
+        metric="mean score" if is_graded else "accuracy",
         n_awaiting_judge=sum(map(awaiting_judge, rows)),
     )
 
@@ -101,13 +105,6 @@ def awaiting_judge(row: Row) -> bool:
 def is_unscored(row: Row) -> bool:
     """Whether a reply was read and has no value, as under a rubric without positive points."""
     return row["status"] == "ok" and row["value"] is None
-
-
-def _metric(rows: Sequence[Row]) -> MetricName:
-    is_graded = any(
-        row.get("kind") in GRADED_KINDS or row_value(row) not in (0.0, 1.0) for row in rows
-    )
-    return "mean score" if is_graded else "accuracy"
 
 
 def choose_interval_method(rows: Sequence[Row]) -> Method:
@@ -132,21 +129,12 @@ def _interval(rows: Sequence[Row], method: Method) -> Interval:
     if method == "wilson":
         return wilson(int(sum(values)), len(values))
     groups = [group_key(row) for row in rows]
-    return small_sample_proportion(values, groups) or wilson_fallback(
-        _clip(bootstrap_mean(values, groups)), len(set(groups))
-    )
-
-
-def _clip(interval: Interval) -> Interval:
-    """Values of rubrics may be negative; their mean is clipped to 0..1, after averaging."""
-    value, low, high = (
-        None if bound is None else min(1.0, max(0.0, bound)) for bound in interval[:3]
-    )
-    return Interval(value, low, high, interval.n)
-
-
-def _as_int_if_integral(value: float) -> float:
-    return int(value) if value == int(value) else value
+    if small := small_sample_proportion(values, groups):
+        return small
+    # Values of rubrics may be negative; their mean is clipped to 0..1, after averaging.
+    mean = bootstrap_mean(values, groups)
+    value, low, high = (None if x is None else min(1.0, max(0.0, x)) for x in mean[:3])
+    return wilson_fallback(Interval(value, low, high, mean.n), len(set(groups)))
 
 
 def by_facet(

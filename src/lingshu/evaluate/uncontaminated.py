@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from lingshu.core.errors import InputError, suggest_name
+from lingshu.core.errors import InputError, parse_names
 from lingshu.core.files import enumerate_jsonl, read_json, sha256_file
 from lingshu.core.stats import Interval
 from lingshu.evaluate.store import ScoredRun, ScoredTask
@@ -98,13 +98,7 @@ def parse_kinds(text: str | None) -> tuple[str, ...]:
     """
     if text is None:
         return CONTAMINATION_KINDS
-    names = {part.strip() for part in text.split(",") if part.strip()}
-    for name in sorted(names):
-        if name not in KINDS:
-            raise InputError(f"there is no kind of overlap {name!r}; {suggest_name(name, KINDS)}")
-    if not names:
-        raise InputError(f"--overlap-kinds names nothing; choose among {', '.join(KINDS)}.")
-    return tuple(kind for kind in KINDS if kind in names)
+    return parse_names(text, KINDS, what="kind of overlap", option="--overlap-kinds")
 
 
 def read_overlaps(path: Path) -> Overlaps:

@@ -5,7 +5,7 @@ A report holds no times and no places, so the same scores always give the same b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +20,8 @@ from lingshu.evaluate.report import render
 from lingshu.evaluate.report.model import EvaluationReport, ProtocolReport, TaskReport
 from lingshu.evaluate.report.sample_browser import Browser
 from lingshu.evaluate.statistics import macro, micro
-from lingshu.evaluate.store import STRICT, ScoredRun, ScoredTask, read_run
-from lingshu.evaluate.summary import Row, by_facet, summarize
+from lingshu.evaluate.store import ScoredRun, ScoredTask, read_run
+from lingshu.evaluate.summary import by_facet, summarize
 from lingshu.evaluate.uncontaminated import Overlaps, compare_uncontaminated
 from lingshu.search.overlap import CONTAMINATION_KINDS
 
@@ -47,8 +47,7 @@ def build(
     """
     scored = read_run(run)
     tasks = [
-        replace(_task_report(task), controls=read_controls(run / task.name))
-        for task in scored.tasks
+        replace(task_report(task), controls=read_controls(run / task.name)) for task in scored.tasks
     ]
     paper, paired = _compare_against(scored, against)
     report = assemble(
@@ -74,41 +73,28 @@ def _compare_against(
     return None, compare.compare(run, read_run(Path(against)))
 
 
-def _task_report(task: ScoredTask) -> TaskReport:
-    primary_protocol, *other_protocols = task.rows
-    metadata = {
-        **task.metadata,
-        "protocol": primary_protocol,
-        "known_issues": task.known_issues(primary_protocol),
-    }
-    return replace(
-        task_report(task.name, task.rows[primary_protocol], metadata),
-        protocols={
-            name: ProtocolReport(summarize(task.rows[name]), task.known_issues(name))
-            for name in other_protocols
-        },
-        excluded=task.excluded,
-        metrics=task.metrics,
-        judge_result=task.judge_result,
-    )
-
-
-def task_report(name: str, rows: Sequence[Row], metadata: Mapping[str, Any]) -> TaskReport:
-    """The report of one task; `metadata` is what its run card says of it."""
-    task = ScoredTask(name, metadata, {})
-    summary = summarize(rows)
+def task_report(task: ScoredTask) -> TaskReport:
+    """The report of one task, under its leading protocol and the others."""
+    metadata, (protocol, *others) = task.metadata, task.rows
+    rows, summaries = task.rows[protocol], {name: summarize(task.rows[name]) for name in task.rows}
     return TaskReport(
-        name=name,
-        summary=summary,
-        facets=by_facet(rows, task.facets, method=summary.method),
+        name=task.name,
+        summary=summaries[protocol],
+        facets=by_facet(rows, task.facets, method=summaries[protocol].method),
         title=task.title,
         source=metadata.get("source"),
         license=metadata.get("license"),
         revision=metadata.get("revision"),
         expected=metadata.get("n"),
         drops=metadata.get("drops") or {},
-        protocol=metadata.get("protocol") or STRICT,
-        known_issues=tuple(metadata.get("known_issues") or ()),
+        protocol=protocol,
+        known_issues=task.known_issues(protocol),
+        excluded=task.excluded,
+        protocols={
+            name: ProtocolReport(summaries[name], task.known_issues(name)) for name in others
+        },
+        metrics=task.metrics,
+        judge_result=task.judge_result,
     )
 
 

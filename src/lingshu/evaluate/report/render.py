@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,10 +108,12 @@ def environment(*, is_html: bool) -> Environment:
         "compact": lambda text: re.sub(r"\s*\n\s*", "\n", text).strip(),
         "counts": lambda counts: ", ".join(f"{name} {count}" for name, count in counts.items()),
         "csp_hash": _csp_hash,
-        "curve": _percent_curve,
+        "curve": lambda accuracies: [
+            (x, 100 * item.value) for x, item in accuracies.items() if item.value is not None
+        ],
         "interval": interval_text,
         "markdown": _escape_markdown,
-        "number": _number,
+        "number": lambda value, digits=4: "–" if value is None else f"{value:.{digits}f}",
         "p_value": _p_value,
         "pairs": pairs,
         "percent": percent,
@@ -143,10 +145,6 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 # --- numbers and text
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _signed(value: float | None, scale: float = 100) -> str:
@@ -264,11 +262,6 @@ def ticks(low: float, high: float, n_ticks: int = 5) -> list[float]:
     step = next(power * factor for factor in factors if power * factor >= raw_step * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(multiple * step, 12) for multiple in range(first, last + 1)]
-
-
-def _percent_curve(accuracies: Mapping[float, Interval]) -> list[tuple[float, float]]:
-    """The points of a curve of accuracies in percent, those that are known."""
-    return [(x, 100 * item.value) for x, item in accuracies.items() if item.value is not None]
 
 
 def _axis_limit(differences: Iterable[Interval]) -> float:

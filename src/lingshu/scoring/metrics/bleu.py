@@ -26,14 +26,9 @@ _13A_RULES = (
     (re.compile(r"([0-9])(-)"), r"\1 \2 "),
 )
 _13A_REPLACEMENTS = (
-    ("<skipped>", ""),
-    ("-\n", ""),
-    ("\n", " "),
-    ("&quot;", '"'),
-    ("&amp;", "&"),
-    ("&lt;", "<"),
+    ("<skipped>", ""), ("-\n", ""), ("\n", " "), ("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"),
     ("&gt;", ">"),
-)
+)  # fmt: skip
 
 
 class NgramCounts(NamedTuple):

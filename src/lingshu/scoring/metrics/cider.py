@@ -70,10 +70,11 @@ def cider(
             _count_ngrams(ngrams[2], corpus, n, width)[0] % width, minlength=width
         )
         idf = log_n - np.log(np.maximum(document_counts, 1))
-        (keys_h, h), (keys_r, r) = (
-            _apply_idf(_count_ngrams(ids, text, n, width), idf)
+        (keys_h, counts_h), (keys_r, counts_r) = (
+            _count_ngrams(ids, text, n, width)
             for ids, text in zip(ngrams[:2], (prediction_texts, gold_texts), strict=True)
         )
+        h, r = counts_h * idf[keys_h % width], counts_r * idf[keys_r % width]
         norm = np.sqrt(
             np.bincount(keys_h // width, h * h, len(predictions))
             * np.bincount(keys_r // width, r * r, len(predictions))
@@ -141,13 +142,6 @@ def _count_ngrams(
 
     is_complete = text.n_remaining > n
     return np.unique(text.text_ids[is_complete] * width + ngrams[is_complete], return_counts=True)
-
-
-def _apply_idf(
-    counts: tuple[NDArray[np.int64], NDArray[np.int64]], idf: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    keys, frequencies = counts
-    return keys, frequencies * idf[keys % len(idf)]
 
 
 def cider_metric(reports: Reports) -> list[MetricResult]:
