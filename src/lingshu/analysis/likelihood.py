@@ -234,20 +234,16 @@ def _batch_likelihoods(
     ends = np.cumsum([sample.supervised for sample in samples])
     rows = []
     for index, encoded, end in zip(indices, samples, ends.tolist(), strict=True):
-        sample_losses, sample = (
-            losses_N[end - encoded.supervised : end],
-            held_out.data.samples[index],
-        )
+        losses, sample = losses_N[end - encoded.supervised : end], held_out.data.samples[index]
         entity = encoded.token_values.get("entity")
-        rows.append(
-            SampleLikelihood(
-                sample.id,
-                sample.meta.group,
-                sample.meta.kind,
-                encoded.supervised,
-                float(sample_losses.sum()),
-                None if entity is None else int(entity.sum()),
-                None if entity is None else float(sample_losses[entity > 0].sum()),
-            )
+        row = SampleLikelihood(
+            id=sample.id,
+            group=sample.meta.group,
+            kind=sample.meta.kind,
+            tokens=encoded.supervised,
+            nll=float(losses.sum()),
+            entity_tokens=None if entity is None else int(entity.sum()),
+            entity_nll=None if entity is None else float(losses[entity > 0].sum()),
         )
+        rows.append(row)
     return rows

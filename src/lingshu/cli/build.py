@@ -21,14 +21,9 @@ if TYPE_CHECKING:
 
 ROWS, IMAGES = "rows.jsonl", "images"
 _SUFFIX_BY_MAGIC = {
-    b"\x89PNG": ".png",
-    b"\xff\xd8\xff": ".jpg",
-    b"GIF8": ".gif",
-    b"RIFF": ".webp",
-    b"BM": ".bmp",
-    b"II*\x00": ".tif",
-    b"MM\x00*": ".tif",
-}
+    b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp",
+    b"II*\x00": ".tif", b"MM\x00*": ".tif",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

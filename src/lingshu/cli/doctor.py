@@ -30,13 +30,9 @@ gpus = [{"name": gpu.name, "gib": round(gpu.total_memory / 2**30, 1)} for gpu in
 print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "threads": torch.get_num_threads(), "gpus": gpus}))
 """
 _OPERATORS = {
-    ">=": operator.ge,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    "==": operator.eq,
+    ">=": operator.ge, "<": operator.lt, "<=": operator.le, ">": operator.gt, "==": operator.eq,
     "!=": operator.ne,
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ def doctor(*, json: bool = False) -> int:
     Args:
         json: Print a JSON object instead of a table.
     """
-    checks = [*_python(), *_packages(), *_torch(), *_torchvision(), *_machine(), *_disks()]
+    checks = [*_packages(), *_torch(), *_torchvision(), *_machine()]
     n_broken = sum(check.state == "broken" for check in checks)
     issues = known_issues()
     if json:
@@ -97,14 +93,11 @@ def _run_python(code: str) -> dict | str:
     return jsonlib.loads(process.stdout.strip().splitlines()[-1])
 
 
-def _python() -> Iterator[CheckResult]:
+def _packages() -> Iterator[CheckResult]:
+    """Python, each core requirement, and one line per extra, as the installed package declares them."""
     # Without the interpreter's path, which may name a user.
     yield CheckResult("python", "python", platform.python_version())
     yield CheckResult("python", "lingshu", __version__)
-
-
-def _packages() -> Iterator[CheckResult]:
-    """Each core requirement, and one line per extra, as the installed package declares them."""
     groups: dict[str, dict[str, str]] = {"": {}}
     for line in metadata.requires("lingshu") or ():
         requirement, _, marker = line.partition(";")
@@ -206,9 +199,6 @@ def _machine() -> Iterator[CheckResult]:
     # Cores that this process may use, which in a container are fewer than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield CheckResult("machine", "CPU cores", str(cores))
-
-
-def _disks() -> Iterator[CheckResult]:
     yield _disk("free here", Path.cwd())
     if util.find_spec("huggingface_hub"):
         probe = _run_python(

@@ -25,23 +25,12 @@ from lingshu.core.messages import user_turn
 from lingshu.core.progress import NoProgress, Progress
 from lingshu.core.reply_text import strip_reasoning
 from lingshu.core.types import Criterion, DataPolicy, Engine, Image, Sample, Sampling, Score, Task
+from lingshu.evaluate import judgments
 from lingshu.evaluate.judge_prompts import (
     JudgePrompt,
     criterion_prompt,
     prompt_digest,
     verdict_prompt,
-)
-from lingshu.evaluate.judgments import (
-    CRITERION_VERDICTS,
-    JUDGE,
-    JUDGE_FAILED,
-    HumanLabel,
-    JudgeCounts,
-    JudgeResult,
-    all_met,
-    rubric_range,
-    rubric_score,
-    write_judge_result,
 )
 from lingshu.evaluate.score import scores_file
 
@@ -54,7 +43,7 @@ NO_POINTS = "no criterion has positive points: there is no score"
 class JudgeSummary(NamedTuple):
     """The result of the verdicts, and how many human labels belong to the task."""
 
-    result: JudgeResult
+    result: judgments.JudgeResult
     n_labeled: int
 
 
@@ -109,7 +98,7 @@ def judge(
     calls: CachedClient,
     *,
     sampling: Sampling,
-    labels: Sequence[HumanLabel] = (),
+    labels: Sequence[judgments.HumanLabel] = (),
     progress: Progress | None = None,
 ) -> JudgeSummary:
     """Request unknown verdicts on scored replies; write scores.judge.jsonl and judge.json.
@@ -124,7 +113,7 @@ def judge(
         InputError: a label that does not fit its rubric.
         StorageError: the disk refused a write.
     """
-    counts = JudgeCounts(task.name, labels, rubric=task.criteria is not None)
+    counts = judgments.JudgeCounts(task.name, labels, rubric=task.criteria is not None)
     progress = progress or NoProgress()
     progress.start(len(samples), 0)
 
@@ -134,14 +123,16 @@ def judge(
             results = iter(calls.ask(requests, sampling))
             judged = [_row(case, [next(results) for _ in case.requests]) for case in chunk]
             notes = [str(row["note"] or "") for row in judged]
-            progress.advance(len(judged), sum(note.startswith(JUDGE_FAILED) for note in notes))
+            progress.advance(
+                len(judged), sum(note.startswith(judgments.JUDGE_FAILED) for note in notes)
+            )
             for row in judged:
                 counts.add(row)
                 yield row
 
-    write_scores(scores_file(folder, JUDGE), rows())
+    write_scores(scores_file(folder, judgments.JUDGE), rows())
     result = counts.result(model=calls.engine.model, prompt_digest=prompt_digest())
-    write_judge_result(folder, result)
+    judgments.write_judge_result(folder, result)
     return JudgeSummary(result, counts.n_labeled)
 
 
@@ -209,7 +200,7 @@ def _row(case: _JudgeCase, results: Sequence[CallResult[Any]]) -> dict[str, Any]
             score, fields["judge"] = _grade_criteria(case.criteria, results)
         else:
             score, fields["judge"] = _grade_verdict(*results)
-    return score_row(row["id"], score, {"protocol": JUDGE, **fields})
+    return score_row(row["id"], score, {"protocol": judgments.JUDGE, **fields})
 
 
 def _grade_verdict(result: CallResult[Any]) -> tuple[Score, dict[str, Any]]:
@@ -237,21 +228,23 @@ def _grade_criteria(
     points = [criterion.points for criterion in criteria]
     missing = [result for result in results if result.value is None]
     if missing:
-        met = [row["verdict"] and row["verdict"] == CRITERION_VERDICTS[0] for row in rows]
-        bounds = rubric_range(points, met)
+        met = [row["verdict"] and row["verdict"] == judgments.CRITERION_VERDICTS[0] for row in rows]
+        bounds = judgments.rubric_range(points, met)
         reasons = Counter(str(result.reject_reason) for result in missing)
         return _failed_score(missing, len(results)), {
             "criteria": rows,
             "failed": max(reasons, key=reasons.__getitem__),
             "range": None if bounds is None else list(bounds),
         }
-    met = [row["verdict"] == CRITERION_VERDICTS[0] for row in rows]
-    score = Score(rubric_score(points, met), prediction=f"{sum(met)} of {len(met)} met")
-    return score, {"criteria": rows, "all_met": all_met(points, met)}
+    met = [row["verdict"] == judgments.CRITERION_VERDICTS[0] for row in rows]
+    score = Score(judgments.rubric_score(points, met), prediction=f"{sum(met)} of {len(met)} met")
+    return score, {"criteria": rows, "all_met": judgments.all_met(points, met)}
 
 
 def _failed_score(missing: Sequence[CallResult[Any]], n_requests: int) -> Score:
     first = missing[0]
     prefix = f"{len(missing)} of {n_requests} criteria: " if n_requests > 1 else ""
     detail = f" ({first.detail})" if first.detail else ""
-    return Score(None, "error", note=f"{JUDGE_FAILED} {prefix}{first.reject_reason}{detail}")
+    return Score(
+        None, "error", note=f"{judgments.JUDGE_FAILED} {prefix}{first.reject_reason}{detail}"
+    )

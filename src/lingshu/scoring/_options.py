@@ -1,7 +1,5 @@
 """The options of a choice: their letters, their texts, and where a text speaks of them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -183,25 +181,7 @@ def options_containing(normalized: str, options: Sequence[Option]) -> list[Optio
 
 
 _NEGATIONS = frozenset(("no", "not", "none"))
-_STOP_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "of",
-        "in",
-        "on",
-        "at",
-        "to",
-        "is",
-        "are",
-        "it",
-        "this",
-        "that",
-        "and",
-        "or",
-        "with",
-        "的",
-        "是",
-    ]
-)
+_STOP_WORDS = frozenset((
+    "a", "an", "the", "of", "in", "on", "at", "to", "is", "are", "it", "this", "that", "and", "or",
+    "with", "的", "是",
+))  # fmt: skip

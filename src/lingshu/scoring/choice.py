@@ -9,8 +9,6 @@ count, a letter beyond the options is unparsed, two answers are `multiple`.
 RANGE: 1.0 right, 0.0 wrong, None where no single option could be read.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from re import _parser  # type: ignore[attr-defined] - the parse tree of a pattern

@@ -7,8 +7,6 @@ yes, with a negation for no; then 是, 否, yes and no are read too. Everything 
 RANGE: 1.0 right, 0.0 wrong, None for an empty or refusing reply.
 """
 
-from __future__ import annotations
-
 import re
 
 from lingshu.core.reply_text import make_score, require_golds, to_plain_text

@@ -7,8 +7,6 @@ difference; every other word does. Where the gold is a yes or no, the reply is r
 RANGE: 1.0 right, 0.0 wrong, None for an empty or refusing reply.
 """
 
-from __future__ import annotations
-
 import re
 from decimal import Decimal
 

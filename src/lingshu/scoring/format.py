@@ -7,8 +7,6 @@ a scorer that does.
 RANGE: 1.0 in this format, 0.0 not; None for an empty reply.
 """
 
-from __future__ import annotations
-
 import re
 
 from lingshu.core.types import Sample, Score

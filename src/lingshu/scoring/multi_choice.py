@@ -7,8 +7,6 @@ letters beyond the options, the article "A" and the pronoun "I" do not.
 RANGE: 1.0 right, 0.0 wrong, None where nothing could be read.
 """
 
-from __future__ import annotations
-
 import re
 from itertools import takewhile
 

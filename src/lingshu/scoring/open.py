@@ -10,8 +10,6 @@ either: accuracy here is a lower bound of what a judge finds.
 RANGE: 1.0 right, 0.0 wrong, None for an empty or refusing reply.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

@@ -8,8 +8,6 @@ or box counts where there is one.
 RANGE: 0.0 to 1.0, None for an empty reply.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,17 +30,9 @@ from lingshu.scoring.metrics._base import ReportMetric, Reports
 RANGE = (0.0, 1.0)
 # In the order of the report; RadCliQ is made of numbers of metrics before it.
 REPORT_METRICS: tuple[ReportMetric, ...] = (
-    bleu.METRIC,
-    rouge.METRIC,
-    cider.METRIC,
-    findings.METRIC,
-    radgraph.METRIC,
-    bert_score.METRIC,
-    chexbert.METRIC,
-    rate_score.METRIC,
-    green.METRIC,
-    radcliq.METRIC,
-)
+    bleu.METRIC, rouge.METRIC, cider.METRIC, findings.METRIC, radgraph.METRIC, bert_score.METRIC,
+    chexbert.METRIC, rate_score.METRIC, green.METRIC, radcliq.METRIC,
+)  # fmt: skip
 
 
 def extract_report(reply: str) -> str:

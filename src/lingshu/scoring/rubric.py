@@ -3,8 +3,6 @@
 RANGE: no value; a judge scores the stored replies later.
 """
 
-from __future__ import annotations
-
 from lingshu.core.errors import InputError
 from lingshu.core.types import Sample, Score
 

@@ -6,8 +6,6 @@ counted by character. Articles are tokens: "the left lung" for "left lung" has a
 RANGE: 0.0 to 1.0, None for an empty reply.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from typing import NamedTuple

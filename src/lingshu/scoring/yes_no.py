@@ -7,8 +7,6 @@ that closes it, else a plain denial ("There is no effusion."). A hedge is `multi
 RANGE: 1.0 right, 0.0 wrong, None where no verdict could be read.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Literal, NamedTuple
 

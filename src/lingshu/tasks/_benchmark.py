@@ -10,8 +10,6 @@ A row that cannot be used raises RowError with a reason, which is counted; a row
 another form is counted as bad_row.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -4,8 +4,6 @@ Records come as ReXrank writes them (section_findings, section_impression, image
 as key), as {id, image, findings, impression}, or as rows of a table with those columns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath

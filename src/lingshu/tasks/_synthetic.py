@@ -4,8 +4,6 @@ Images are rendered phantoms; texts are about invented places. Nothing is taken 
 License: Apache-2.0 (made by this package).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -8,8 +8,6 @@ Reads df_chexpert_plus_240401.csv with its PNG folder, or the list ReXRank_CheXp
 studies, 234 images).
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from lingshu.core.report_sections import ReportSections, normalize_whitespace, split_sections

@@ -8,8 +8,6 @@ https://github.com/FreedomIntelligence/CMB: put both into DIR/cmb and pass --dat
 questions (11,200 by several accounts) is not verified.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import partial
 

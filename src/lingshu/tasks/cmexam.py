@@ -6,8 +6,6 @@ https://huggingface.co/datasets/fzkuji/CMExam
 The names of the repository's files are not verified.
 """
 
-from __future__ import annotations
-
 import re
 
 from lingshu.core.rows import RowError

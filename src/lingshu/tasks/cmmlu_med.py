@@ -6,8 +6,6 @@ https://huggingface.co/datasets/haonan-li/cmmlu
 The repository is a script with an archive of tables; the tables are read here without the script.
 """
 
-from __future__ import annotations
-
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks import Row, benchmark, pick, text_choice_samples
 

@@ -6,8 +6,6 @@ https://huggingface.co/datasets/openai/healthbench
 Its three sets share dialogues and are never pooled. Replies are kept; scoring them needs a judge.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

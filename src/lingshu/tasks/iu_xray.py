@@ -8,8 +8,6 @@ test.json with id, image, findings, impression, or ReXRank_IUXray_valid.json. XX
 the source's de-identification; 122 of the 296 references have it.
 """
 
-from __future__ import annotations
-
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks._reports import convert_row, report_benchmark
 

@@ -7,8 +7,6 @@ https://huggingface.co/datasets/LangAGI-Lab/medbullets_op5
 Which of the two versions a published table prints is not documented.
 """
 
-from __future__ import annotations
-
 from lingshu.core.types import Task
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks import benchmark, convert_exam_row, text_choice_samples

@@ -5,8 +5,6 @@ License: CC BY 4.0 (unverified). Revision: resolved at download. Link:
 https://huggingface.co/datasets/SuhaoYu1020/MedFrameQA
 """
 
-from __future__ import annotations
-
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks import Row, benchmark, image_samples, pick
 

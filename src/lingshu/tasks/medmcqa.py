@@ -5,8 +5,6 @@ License: Apache-2.0 (unverified). Revision: resolved at download. Link:
 https://huggingface.co/datasets/openlifescienceai/medmcqa
 """
 
-from __future__ import annotations
-
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks import Row, benchmark, letter_at, pick, text_choice_samples
 

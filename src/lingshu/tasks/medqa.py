@@ -8,8 +8,6 @@ Of MCMLE only files of a test split are read; their names and their number of ro
 (MedQA itself states 3,426 for mainland China), and the options are shown with their letters.
 """
 
-from __future__ import annotations
-
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks import benchmark, convert_exam_row, text_choice_samples
 

@@ -4,8 +4,6 @@ License: MIT. Revision: resolved at download. Link:
 https://huggingface.co/datasets/TsinghuaC3I/MedXpertQA
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -8,8 +8,6 @@ Reads ReXRank_MIMICCXR_test.json, or mimic-cxr-2.0.0-split.csv(.gz) with the rep
 files/ as MIMIC-CXR-JPG has them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 from lingshu.core.report_sections import split_sections

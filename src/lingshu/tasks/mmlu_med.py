@@ -4,8 +4,6 @@ License: MIT (unverified). Revision: resolved at download. Link:
 https://huggingface.co/datasets/cais/mmlu
 """
 
-from __future__ import annotations
-
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks import Row, benchmark, letter_at, pick, text_choice_samples
 

@@ -8,8 +8,6 @@ subject: basic medical science 326, clinical medicine 325, diagnostics and labor
 pharmacy 430, public health 509.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ License: open ones, mixed by source. Revision: resolved at download. Link:
 https://huggingface.co/datasets/foreverbeliever/OmniMedVQA
 """
 
-from __future__ import annotations
-
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks import Row, benchmark, image_samples, letter_for_text, pick
 

@@ -7,8 +7,6 @@ https://huggingface.co/datasets/flaviagiammarino/path-vqa
 Also reads a test.jsonl whose rows name their figure in `image_id`, with an image folder.
 """
 
-from __future__ import annotations
-
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks import Row, benchmark, image_samples, pick
 

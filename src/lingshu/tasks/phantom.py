@@ -1,7 +1,5 @@
 """Held-out phantoms: drawn images with checkable answers, needing no download and no patient."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

@@ -7,8 +7,6 @@ Always answering C is right in 37.8% of test_2 (a third party's count: A 13.2, B
 13.1%).
 """
 
-from __future__ import annotations
-
 from lingshu.core.rows import RowError
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks import Row, benchmark, image_samples, letter_for_text

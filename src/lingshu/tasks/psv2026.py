@@ -9,8 +9,6 @@ is reported next to them. The names of the columns with image, query and respons
 COLUMNS lists what they may be called.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

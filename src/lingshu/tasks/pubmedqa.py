@@ -4,8 +4,6 @@ License: MIT (unverified). Revision: resolved at download. Link:
 https://huggingface.co/datasets/openlifescienceai/pubmedqa
 """
 
-from __future__ import annotations
-
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks import Row, benchmark, pick, yes_no_maybe_samples
 

@@ -8,8 +8,6 @@ Link: https://github.com/ChantalMP/Rad-ReStruct
 is asked for each.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 from lingshu.core.files import read_json

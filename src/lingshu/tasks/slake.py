@@ -4,8 +4,6 @@ License: CC BY 4.0. Revision: resolved at download. Link:
 https://huggingface.co/datasets/BoKelvin/SLAKE
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from lingshu.core.rows import RowError

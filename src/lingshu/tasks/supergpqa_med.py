@@ -4,8 +4,6 @@ License: ODC-BY (unverified). Revision: resolved at download. Link:
 https://huggingface.co/datasets/m-a-p/SuperGPQA
 """
 
-from __future__ import annotations
-
 from lingshu.core.rows import RowError
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks import Row, benchmark, pick, text_choice_samples

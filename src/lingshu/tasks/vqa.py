@@ -6,8 +6,6 @@ folder, or one that has a folder `vqa` of either kind. Images of a DATASET about
 asked are dropped and counted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path

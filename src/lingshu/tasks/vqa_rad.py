@@ -8,8 +8,6 @@ The split shares nearly all its images with train. Also reads the publisher's ow
 Public.json` with its image folder.
 """
 
-from __future__ import annotations
-
 from lingshu.core.rows import RowError
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks import Row, benchmark, image_samples, pick

@@ -6,8 +6,6 @@ are loaded from a folder of weights; nothing is downloaded. A failure in third-p
 metric's note, and costs neither the other metrics nor the run.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from collections.abc import Callable, Mapping, Sequence

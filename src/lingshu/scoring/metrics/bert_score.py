@@ -5,8 +5,6 @@ The configuration of CXR-Report-Metric; RadEval weighs words by an IDF of the re
 has other values.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 

@@ -2,8 +2,6 @@
 tokens and smoothing (Papineni et al. 2002, one reference per text).
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

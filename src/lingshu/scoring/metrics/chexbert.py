@@ -2,8 +2,6 @@
 fourteen labels.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from importlib import import_module

@@ -6,8 +6,6 @@ included. It is neither CheXbert nor the CheXpert labeler, agrees with neither i
 numbers must not be called by their names.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, cast

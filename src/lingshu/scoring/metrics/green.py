@@ -2,8 +2,6 @@
 (Ostmeier et al. 2024).
 """
 
-from __future__ import annotations
-
 import tempfile
 from importlib import import_module
 from pathlib import Path

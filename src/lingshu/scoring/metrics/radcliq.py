@@ -6,8 +6,6 @@ scales and coefficients are the parameters of the CXR-Report-Metric release. The
 next to nothing.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import NamedTuple
 

@@ -2,8 +2,6 @@
 reads from both reports.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from importlib import import_module

@@ -1,7 +1,5 @@
 """RaTEScore: medical entities of both reports, matched by their embeddings (Zhao et al. 2024)."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 

@@ -5,8 +5,6 @@
 `coco_l`   pycocoevalcap 1.2: L with recall weighing 1.2 squared, on tokens split at single spaces
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -5,8 +5,6 @@ cases were recorded from outside at commit 9b12e3b; tests/golden/parity has them
 raised where the original stops with an exception.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher

@@ -3,8 +3,6 @@
 A protocol changes how a reply is read and how right answers are added up, never the question.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
