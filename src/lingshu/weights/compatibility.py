@@ -16,12 +16,16 @@ from lingshu.weights.stock_model import (
     config_ties_head,
     meta_model,
     model_settings,
+    quiet_transformers,
     stock_config,
-    without_code_keys,
+    unwrapped,
 )
 
 DtypePolicy = Literal["first", "same"]
 MAX_SHOWN = 4  # differences that a message lists; the others are counted
+NAMING_KEYS = frozenset(
+    ["_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"]
+)
 TOKENIZER_FILES = (
     *("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json"),
     *("special_tokens_map.json", "tokenizer_config.json"),
@@ -110,16 +114,23 @@ def _check_compatible(first: ModelFolder, other: ModelFolder, dtype: DtypePolicy
 
 def _with_names_of(first: ModelFolder, other: ModelFolder) -> ModelFolder:
     """`other` with the names of `first`, where both name the same tensor of the model class."""
-    if not first.tensors.keys() ^ other.tensors.keys():
+    if first.tensors.keys() == other.tensors.keys():
         return other
-    config = stock_config(first.config, first)
-    model = meta_model(config) if config is not None else None
-    if model is None:
-        return other
-    of_first = {name: stored for stored, name in _class_names(model, first).items()}
+    names = [{name: unwrapped(name) for name in folder.tensors} for folder in (first, other)]
+    rest = set(names[0].values()) ^ set(names[1].values())
+    is_unique = all(len(set(table.values())) == len(table) for table in names)
+    if not is_unique or not rest <= {"lm_head.weight"}:
+        # Not only the outer modules have other names: ask the class, which takes two seconds.
+        config = stock_config(first.config, first)
+        model = meta_model(config) if config is not None else None
+        if model is not None:
+            names = [_class_names(model, folder) for folder in (first, other)]
+        elif not is_unique:
+            return other
+    of_first = {name: stored for stored, name in names[0].items()}
     tensors = {
-        of_first.get(name, name): other.tensors[stored]
-        for stored, name in _class_names(model, other).items()
+        of_first.get(names[1][stored], stored): location
+        for stored, location in other.tensors.items()
     }
     return replace(other, tensors=tensors)
 
@@ -211,9 +222,16 @@ def _tensor_differences(
 
 
 def _config_differences(first: ModelFolder, other: ModelFolder) -> Iterator[str]:
-    if without_code_keys(dict(first.config)) != without_code_keys(dict(other.config)):
+    if _unnamed(first.config) != _unnamed(other.config):
         left, right = (model_settings(folder.config, folder) for folder in (first, other))
         yield from _value_differences(left, right, "config")
+
+
+def _unnamed(value: object) -> object:
+    """A configuration without keys that name a model or record how it was written."""
+    if isinstance(value, Mapping):
+        return {key: _unnamed(item) for key, item in value.items() if key not in NAMING_KEYS}
+    return value
 
 
 def _value_differences(first: object, other: object, path: str) -> Iterator[str]:
@@ -277,7 +295,8 @@ def _load_tokenizer(folder: ModelFolder) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
     # transformers and tokenizers raise whatever is at hand for foreign files.
     except Exception as error:
         problem = f"its tokenizer cannot be loaded ({one_line(error)[:200]})"

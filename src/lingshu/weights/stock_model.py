@@ -28,6 +28,8 @@ INERT_FIELDS = frozenset(
         *("use_sliding_window", "max_window_layers"),
     ]
 )
+# Modules that hold the whole model or its language model.
+OUTER_MODULES = frozenset(("base_model", "model", "language_model"))
 # Keys by which a file chooses code or kernels that are not those of the class.
 CODE_KEYS = frozenset(
     [
@@ -48,7 +50,7 @@ def without_code_keys(value: Any) -> Any:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Without its warnings, which older spellings of a configuration cause."""
     from transformers.utils import logging
 
@@ -72,7 +74,7 @@ def stock_config(config: Mapping[str, Any], where: object) -> Any:
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         return None
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             return CONFIG_MAPPING[model_type].from_dict(without_code_keys(deepcopy(dict(config))))
     # The classes check types and sizes with whatever exception is at hand.
     except Exception as error:
@@ -156,9 +158,20 @@ def meta_model(config: Any) -> Any:
 
     for auto_class in (AutoModelForImageTextToText, AutoModelForCausalLM):
         if type(config) in auto_class._model_mapping:
-            with torch.device("meta"), _quiet_transformers():
+            with torch.device("meta"), quiet_transformers():
                 return auto_class.from_config(config, trust_remote_code=False)
     return None
+
+
+def unwrapped(name: str) -> str:
+    """The name of a tensor or module without its outer modules, which versions nest differently.
+
+    `model.layers.0`, `language_model.model.layers.0` and `model.language_model.layers.0` are one.
+    """
+    parts = name.split(".")
+    while len(parts) > 1 and parts[0] in OUTER_MODULES:
+        parts.pop(0)
+    return ".".join(parts)
 
 
 def class_names(model: Any, stored_names: Iterable[str]) -> dict[str, str]:
