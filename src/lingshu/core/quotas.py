@@ -42,6 +42,10 @@ def group_rows(groups: Iterable[str]) -> dict[str, list[int]]:
     return dict(rows_by_group)
 
 
+def group_sizes(rows_by_group: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    return {group: len(rows) for group, rows in rows_by_group.items()}
+
+
 def rows_over_quota(
     rows_by_group: Mapping[str, Sequence[int]],
     quotas: Mapping[str, int],

@@ -12,7 +12,7 @@ from statistics import median
 
 import pyarrow as pa
 
-from lingshu.core.quotas import UNKNOWN, allocate_quotas, group_rows, rows_over_quota
+from lingshu.core.quotas import UNKNOWN, allocate_quotas, group_rows, group_sizes, rows_over_quota
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
 from lingshu.core.types import Drop, Sample
 from lingshu.ops._sample_fields import check_minimum, facet_value, require
@@ -51,7 +51,7 @@ def step(
     def decide(table: pa.Table) -> Decision:
         ids = table["id"].to_pylist()
         rows = group_rows(table["group"].to_pylist())
-        sizes = {group: len(members) for group, members in rows.items()}
+        sizes = group_sizes(rows)
         quotas = group_quotas(sizes, cap=cap, ratio=ratio, total=total)
         drops = {
             row: Drop(ids[row], "over_quota", f"{group}: {quotas[group]} of {sizes[group]} stay")

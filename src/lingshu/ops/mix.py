@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from lingshu.core.quotas import UNKNOWN, group_rows, rows_over_quota
+from lingshu.core.quotas import UNKNOWN, group_rows, group_sizes, rows_over_quota
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
 from lingshu.core.types import Drop, Sample
 from lingshu.ops._sample_fields import check_choice, facet_value, require
@@ -71,7 +71,7 @@ def step(
         values = map(str, table["source" if by_source else "group"].to_pylist())
         ids, row_groups = table["id"].to_pylist(), [group_of.get(value, value) for value in values]
         rows = group_rows(row_groups)
-        sizes = {group: len(members) for group, members in rows.items()}
+        sizes = group_sizes(rows)
         targets = {group: round(n * scale) for group, n in counts.items()}
         if shares:
             targets = _counts_from_shares(shares, sizes, total)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from lingshu.core.quotas import UNKNOWN, allocate_quotas, group_rows, rows_over_quota
+from lingshu.core.quotas import UNKNOWN, allocate_quotas, group_rows, group_sizes, rows_over_quota
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
 from lingshu.core.types import Drop, Sample
 from lingshu.ops import _sample_fields as fields
@@ -78,11 +78,11 @@ def step(
         remaining = [row for row in range(len(ids)) if row not in drops]
         rows_by_format = _group(remaining, formats)
         quotas = format_quotas(
-            _sizes(rows_by_format), max_yes_no_fraction=max_yes_no_fraction, total=total
+            group_sizes(rows_by_format), max_yes_no_fraction=max_yes_no_fraction, total=total
         )
         for name, rows in rows_by_format.items():
             rows_by_cell = _group(rows, cells)
-            cell_quotas = allocate_quotas(_sizes(rows_by_cell), quotas[name])
+            cell_quotas = allocate_quotas(group_sizes(rows_by_cell), quotas[name])
             drops |= {
                 row: Drop(ids[row], "over_quota", f"{name}, {cell}")
                 for cell, row in rows_over_quota(rows_by_cell, cell_quotas, ids, seed)
@@ -95,10 +95,6 @@ def step(
 def _group(rows: list[int], groups: list[str]) -> dict[str, list[int]]:
     positions = group_rows([groups[row] for row in rows])
     return {group: [rows[i] for i in members] for group, members in positions.items()}
-
-
-def _sizes(rows_by_group: Mapping[str, list[int]]) -> dict[str, int]:
-    return {group: len(rows) for group, rows in rows_by_group.items()}
 
 
 def _parse_float(text: str | None) -> float | None:

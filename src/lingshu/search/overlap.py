@@ -171,20 +171,20 @@ class OverlapIndex:
 
     def find_all(self, items: Sequence[BenchmarkItem]) -> SearchResult:
         """The overlaps of training items, in their order; hundreds at a time are fastest."""
-        image_overlaps = self._find_image_overlaps(items)
+        image_pairs, overflow = self._find_image_overlaps(items)
         text_overlaps = self._find_text_overlaps(items)
         # Only items that overlap with the test set are normalized.
         queries = {query for query, _ in text_overlaps.pairs}
-        queries |= {query for query, rows in enumerate(image_overlaps.pairs) if rows}
+        queries |= {query for query, rows in enumerate(image_pairs) if rows}
         texts = {query: _normalize_item(items[query]) for query in queries}
         matches: list[list[tuple[int, OverlapKind, str]]] = [[] for _ in items]
         for (query, row), shared in text_overlaps.pairs.items():
             have_images = bool(items[query].images and self.image_files[row])
             text = texts[query]
             kind, evidence = self._classify_text_pair(text, row, shared, have_images=have_images)
-            if kind != "boilerplate" or row not in image_overlaps.pairs[query]:
+            if kind != "boilerplate" or row not in image_pairs[query]:
                 matches[query].append((row, kind, evidence))
-        for query, pairs in enumerate(image_overlaps.pairs):
+        for query, pairs in enumerate(image_pairs):
             for row, (kind, evidence) in pairs.items():
                 matches[query].append((row, kind, evidence))
                 question = texts[query].question
@@ -208,7 +208,7 @@ class OverlapIndex:
             overlaps += [
                 Overlap(item.id, self.ids[row], kind, evidence) for row, kind, evidence in selected
             ]
-        return SearchResult(overlaps, n_omitted, image_overlaps.overflow + text_overlaps.overflow)
+        return SearchResult(overlaps, n_omitted, overflow + text_overlaps.overflow)
 
     def _find_text_overlaps(self, items: Sequence[BenchmarkItem]) -> _TextOverlaps:
         """What the texts of training and test items have in common, by pair."""
@@ -292,11 +292,14 @@ class OverlapIndex:
             evidence = f"Jaccard similarity {similarity:.2f} of a text that is short or frequent"
         return "boilerplate", evidence
 
-    def _find_image_overlaps(self, items: Sequence[BenchmarkItem]) -> _ImageOverlaps:
+    def _find_image_overlaps(
+        self, items: Sequence[BenchmarkItem]
+    ) -> tuple[list[dict[int, tuple[OverlapKind, str]]], Overflow]:
+        """For each training item the test items with an equal or near image."""
         pairs: list[dict[int, tuple[OverlapKind, str]]] = [{} for _ in items]
         train_images = [(query, image) for query, item in enumerate(items) for image in item.images]
         if self.images is None or not train_images:
-            return _ImageOverlaps(pairs, Overflow())
+            return pairs, Overflow()
         similar = self.images.lookup.search(_stack_hashes(image for _, image in train_images))
         for left, right, distance in _iter_rows(similar[:3]):
             query, train_image = train_images[left]
@@ -305,7 +308,7 @@ class OverlapIndex:
             for row in self.images.items[right]:
                 if pairs[query].get(row, ("image_near", ""))[0] != "image_exact":
                     pairs[query][row] = (kind, evidence)
-        return _ImageOverlaps(pairs, similar.overflow)
+        return pairs, similar.overflow
 
 
 class _SharedText(NamedTuple):
@@ -323,11 +326,6 @@ class _SharedText(NamedTuple):
 class _TextOverlaps(NamedTuple):
     pairs: dict[tuple[int, int], _SharedText]
     n_omitted: int
-    overflow: Overflow
-
-
-class _ImageOverlaps(NamedTuple):
-    pairs: list[dict[int, tuple[OverlapKind, str]]]
     overflow: Overflow
 
 

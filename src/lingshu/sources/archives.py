@@ -13,11 +13,13 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 from lingshu.core.errors import ImageError, InputError
 from lingshu.core.pseudonyms import check_key
+from lingshu.core.rows import RowError
 from lingshu.core.types import Drop, Image, Meta, Sample
 from lingshu.deidentify import ids
 from lingshu.imaging.files import IMAGE_SUFFIXES, iter_files
@@ -80,12 +82,14 @@ def read(
 
 
 class _Member(NamedTuple):
-    """A member by name with its bytes, or with the reason why it is left out."""
+    """A member of an archive by name."""
 
     name: str
-    data: bytes = b""
-    reason: str = ""
-    detail: str = ""
+    data: bytes
+
+
+# A member, or the reason and the detail why it is left out.
+_Result = _Member | RowError
 
 
 class _ArchiveBomb(Exception):
@@ -99,20 +103,20 @@ def _archive_type(path: Path) -> str | None:
     return "tar" if name.endswith(TAR_SUFFIXES) else None
 
 
-def _iter_members(archive: Path) -> Iterator[_Member]:
+def _iter_members(archive: Path) -> Iterator[_Result]:
     try:
         yield from _iter_zip(archive) if _archive_type(archive) == "zip" else _iter_tar(archive)
     except _ArchiveBomb:
         detail = "it unpacks to far more than an archive of images; the rest is not read."
-        yield _Member("", reason="bomb", detail=detail)
+        yield RowError(f"bomb: {detail}")
     except Exception as error:
         # On damaged headers the readers raise a dozen classes, whose messages quote names.
         detail = f"it is damaged or truncated ({type(error).__name__}); the rest is not read."
-        yield _Member("", reason="bad_archive", detail=detail)
+        yield RowError(f"bad_archive: {detail}")
 
 
 def _sample(
-    member: _Member,
+    member: _Result,
     number: int,
     prefix: PurePosixPath,
     namer: ids.FileNaming,
@@ -120,10 +124,11 @@ def _sample(
     question: str | None,
 ) -> Sample | Drop:
     entry = f"entry-{number}"
-    if member.reason:
+    if isinstance(member, RowError):
         # A name that is refused is not repeated: it may be anything.
         name = f"{prefix.name}-{entry}" if namer.names == "keep" and prefix.name else entry
-        return Drop(name, member.reason, f"entry {number}: {member.detail}")
+        drop = member.to_drop(name)
+        return replace(drop, detail=f"entry {number}: {drop.detail}")
     relative = prefix / (member.name or entry)
     name = namer.sample_id(relative)
     try:
@@ -141,23 +146,21 @@ def _sample(
     return Sample(name, ids.image_messages((image,), question), (image,), gold, meta=meta)
 
 
-def _check_member(name: str, size: int) -> _Member | None:
+def _check_member(name: str, size: int) -> RowError | None:
     """Why a member is not read, by its name and stated size; None if it may be."""
     path = PurePosixPath(name)
     # A backslash separates folders on Windows, so "..\\x" leads upward there.
     is_absolute = path.is_absolute() or _DRIVE.match(name)
     if not name or "\0" in name or "\\" in name or ".." in path.parts or is_absolute:
-        detail = "its name leads out of the archive; do not trust the archive."
-        return _Member(name, reason="unsafe_name", detail=detail)
+        return RowError("unsafe_name: its name leads out of the archive; do not trust the archive.")
     if path.suffix.lower() not in IMAGE_SUFFIXES:
-        return _Member(name, reason="not_an_image", detail=f"none of {' '.join(IMAGE_SUFFIXES)}.")
+        return RowError(f"not_an_image: none of {' '.join(IMAGE_SUFFIXES)}.")
     if size > MAX_BYTES:
-        detail = f"{size >> 20} MB are more than {MAX_BYTES >> 20} MB."
-        return _Member(name, reason="too_large", detail=detail)
+        return RowError(f"too_large: {size >> 20} MB are more than {MAX_BYTES >> 20} MB.")
     return None
 
 
-def _iter_zip(archive: Path) -> Iterator[_Member]:
+def _iter_zip(archive: Path) -> Iterator[_Result]:
     limit, total = MAX_RATIO * archive.stat().st_size + MAX_BYTES, 0
     with zipfile.ZipFile(archive) as file:
         for index, info in enumerate(file.infolist()):
@@ -170,32 +173,28 @@ def _iter_zip(archive: Path) -> Iterator[_Member]:
             yield _check_zip_member(info, kind) or _read_zip_member(file, info)
 
 
-def _check_zip_member(info: zipfile.ZipInfo, kind: int) -> _Member | None:
-    name, size = info.orig_filename, info.file_size
+def _check_zip_member(info: zipfile.ZipInfo, kind: int) -> RowError | None:
     if kind == stat.S_IFLNK:
-        return _Member(name, reason="link", detail="a link; links are not followed.")
+        return RowError("link: a link; links are not followed.")
     if kind not in (0, stat.S_IFREG):
-        return _Member(name, reason="special_entry", detail="a device, pipe or socket.")
-    rejected = _check_member(name, size)
-    if rejected:
-        return rejected
+        return RowError("special_entry: a device, pipe or socket.")
+    size = info.file_size
+    if problem := _check_member(info.orig_filename, size):
+        return problem
     if info.flag_bits & 1:
-        detail = "encrypted; unpack it with its password first."
-        return _Member(name, reason="encrypted", detail=detail)
+        return RowError("encrypted: encrypted; unpack it with its password first.")
     if size > _MIN_RATIO_BYTES and size > MAX_RATIO * info.compress_size:
-        detail = "it unpacks to more than a hundred times its size."
-        return _Member(name, reason="bomb", detail=detail)
+        return RowError("bomb: it unpacks to more than a hundred times its size.")
     return None
 
 
-def _read_zip_member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
+def _read_zip_member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Result:
     try:
         with file.open(info) as stream:
             return _Member(info.filename, stream.read(MAX_BYTES + 1))
     except Exception as error:
         # BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError and more.
-        detail = f"damaged ({type(error).__name__})."
-        return _Member(info.filename, reason="bad_entry", detail=detail)
+        return RowError(f"bad_entry: damaged ({type(error).__name__}).")
 
 
 class _BoundedStream:
@@ -221,7 +220,7 @@ class _BoundedTarInfo(tarfile.TarInfo):
         return super()._proc_member(tar)  # type: ignore[misc]
 
 
-def _iter_tar(archive: Path) -> Iterator[_Member]:
+def _iter_tar(archive: Path) -> Iterator[_Result]:
     name, limit = archive.name.lower(), archive.stat().st_size
     opener: Callable[..., Any] = open
     if not name.endswith(".tar"):
@@ -240,17 +239,17 @@ def _iter_tar(archive: Path) -> Iterator[_Member]:
                     yield _check_tar_member(info) or _read_tar_member(tar, info)
 
 
-def _check_tar_member(info: tarfile.TarInfo) -> _Member | None:
+def _check_tar_member(info: tarfile.TarInfo) -> RowError | None:
     if info.issym() or info.islnk():
-        return _Member(info.name, reason="link", detail="a link; links are not followed.")
+        return RowError("link: a link; links are not followed.")
     if not info.isreg() or info.issparse():
-        return _Member(info.name, reason="special_entry", detail="a device, pipe or sparse file.")
+        return RowError("special_entry: a device, pipe or sparse file.")
     return _check_member(info.name, info.size)
 
 
-def _read_tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:
+def _read_tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> _Result:
     stream = tar.extractfile(info)
     data = stream.read(MAX_BYTES + 1) if stream else b""
     if len(data) != info.size:
-        return _Member(info.name, reason="bad_entry", detail="truncated.")
+        return RowError("bad_entry: truncated.")
     return _Member(info.name, data)

@@ -22,7 +22,7 @@ from lingshu.deidentify.ids import IdDeduplicator, image_messages, with_ids
 from lingshu.deidentify.names import HeaderNames, read_header_names
 from lingshu.imaging.dicom.elements import NotDicomError
 from lingshu.imaging.dicom.file import open_dicom
-from lingshu.imaging.dicom.metadata import BurnedInRisk, DicomMetadata
+from lingshu.imaging.dicom.metadata import BurnedInRisk, DicomMetadata, highest_risk
 from lingshu.imaging.dicom.study import series_sort_key
 from lingshu.imaging.files import iter_files, select_frames
 from lingshu.imaging.read import encode_png
@@ -36,7 +36,6 @@ DEFAULT_COLUMNS = {"accession": "accession", "report": "report"}
 # Columns of a table of questions that are read.
 QUESTION_COLUMNS = ("question", "answer")
 OPTIONAL_COLUMNS = ("choices", "kind", "language")
-_RISK_LEVELS: tuple[BurnedInRisk, ...] = ("low", "likely", "stated")
 
 
 def read(
@@ -362,7 +361,7 @@ def _with_max_risk(metadata: DicomMetadata, rendered_files: Sequence[_ImageFile]
     """Metadata of many files: a name in the pixels of one of them is a name in the sample."""
     return replace(
         metadata,
-        burned_in_risk=max((file.risk for file in rendered_files), key=_RISK_LEVELS.index),
+        burned_in_risk=highest_risk([file.risk for file in rendered_files]) or "low",
         burned_in=_any_true([file.burned_in for file in rendered_files]),
         recognizable=_any_true([file.recognizable for file in rendered_files]),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lingshu.imaging.dicom.elements import DicomElements, numbers, raw_value, sequence
@@ -69,21 +68,16 @@ def render_windows(
     gray_frame = _GrayFrame(elements, values, frame, modality_lut, in_hounsfield)
     is_inverse = elements.text(0x20500020).upper() == "INVERSE"
     inverted = layout.photometric == "MONOCHROME1" or is_inverse
-    images = []
-    for window, window_lut in _select_windows(gray_frame, window_names or ()):
-        to_brightness = partial(_brightness, modality_lut, window_lut, inverted)
-        images.append(WindowedImage(to_gray(values, to_brightness), window))
-    return images
 
+    def render(window_lut: ValueTransform) -> NDArray[np.uint8]:
+        def brightness(stored: NDArray[np.float64]) -> NDArray[np.float64]:
+            shown = window_lut(modality_lut(stored))
+            return 1 - shown if inverted else shown
 
-def _brightness(
-    modality_lut: ValueTransform,
-    window_lut: ValueTransform,
-    inverted: bool,
-    stored: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    brightness = window_lut(modality_lut(stored))
-    return 1 - brightness if inverted else brightness
+        return to_gray(values, brightness)
+
+    windows = _select_windows(gray_frame, window_names or ())
+    return [WindowedImage(render(window_lut), window) for window, window_lut in windows]
 
 
 def _to_uint8(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
