@@ -105,6 +105,17 @@ class CallResult(Generic[T_co]):
     raw_text: str | None = None
 
 
+class Usage(NamedTuple):
+    tokens: int = 0
+    cost: float = 0.0
+
+    def times(self, n: int) -> Usage:
+        return Usage(self.tokens * n, self.cost * n)
+
+    def plus(self, other: Usage) -> Usage:
+        return Usage(self.tokens + other.tokens, self.cost + other.cost)
+
+
 @dataclass(frozen=True)
 class Budget:
     """The limit of all calls of a folder; None means unlimited. Prices are per million tokens.
@@ -128,13 +139,21 @@ class Budget:
             remedy = "give prompt_price and reply_price per million tokens"
             raise errors.ConfigError(f"a budget in money needs prices; {remedy}.")
 
+    def covers(self, usage: Usage) -> bool:
+        limits = zip(usage, (self.tokens, self.cost), strict=True)
+        return all(limit is None or value <= limit for value, limit in limits)
 
-class Usage(NamedTuple):
-    tokens: int
-    cost: float
+    def usage(self, prompt_tokens: int, reply_tokens: int) -> Usage:
+        cost = (prompt_tokens * self.prompt_price + reply_tokens * self.reply_price) / 1e6
+        return Usage(prompt_tokens + reply_tokens, cost)
 
-    def times(self, n: int) -> Usage:
-        return Usage(self.tokens * n, self.cost * n)
+    def upper_bound(self, sample: Sample, sampling: Sampling) -> Usage:
+        prompt_tokens = DIALOGUE_OVERHEAD_TOKENS
+        for message in sample.messages:
+            n_images = sum(isinstance(part, int) for part in message.parts)
+            prompt_tokens += n_images * self.image_tokens + TURN_OVERHEAD_TOKENS
+            prompt_tokens += len(message.text.encode("utf-8", "replace"))
+        return self.usage(prompt_tokens, sampling.max_tokens)
 
 
 @dataclass
@@ -183,7 +202,8 @@ class CachedClient(Closeable):
         self._offsets: dict[str, int] = {}
         self._failures: dict[str, str] = {}  # of this run; the next one sends them again
         self._counts: Counter[str] = Counter()
-        self._tokens, self._cost, self._end_offset = 0, 0.0, 0
+        self.usage = Usage()  # of all calls of the folder, earlier runs included
+        self._end_offset = 0
         self._path = folder / CALLS_FILE
         self._log = JsonlAppender(self._path)
         self._file = self._path.open("rb")
@@ -230,12 +250,7 @@ class CachedClient(Closeable):
         """
         counts = {name: self._counts[name] for name in ("requests", "calls", "cached", "retries")}
         counts |= {name: n for name, n in sorted(self._counts.items()) if n and name not in counts}
-        return {**counts, "tokens": self._tokens, "cost": round(self._cost, 6)}
-
-    @property
-    def usage(self) -> Usage:
-        """Usage of all calls of the folder, earlier runs included."""
-        return Usage(self._tokens, self._cost)
+        return {**counts, "tokens": self.usage.tokens, "cost": round(self.usage.cost, 6)}
 
     def close(self) -> None:
         self._file.close()
@@ -345,28 +360,12 @@ class CachedClient(Closeable):
     def _select_within_budget(
         self, remaining: Mapping[str, Sample], sampling: Sampling
     ) -> dict[str, Sample]:
-        if self.budget.tokens is None and self.budget.cost is None:
-            return dict(remaining)
-        tokens, cost, batch = self._tokens, self._cost, {}
+        total, batch = self.usage, {}
         for key, sample in remaining.items():
-            bound = self._upper_bound(sample, sampling).times(1 + self._engine_retries)
-            fits = self.budget.tokens is None or tokens + bound.tokens <= self.budget.tokens
-            if fits and (self.budget.cost is None or cost + bound.cost <= self.budget.cost):
-                tokens, cost, batch[key] = tokens + bound.tokens, cost + bound.cost, sample
+            bound = self.budget.upper_bound(sample, sampling).times(1 + self._engine_retries)
+            if self.budget.covers(total.plus(bound)):
+                total, batch[key] = total.plus(bound), sample
         return batch
-
-    def _upper_bound(self, sample: Sample, sampling: Sampling) -> Usage:
-        prompt_tokens = DIALOGUE_OVERHEAD_TOKENS
-        for message in sample.messages:
-            n_images = sum(isinstance(part, int) for part in message.parts)
-            prompt_tokens += n_images * self.budget.image_tokens + TURN_OVERHEAD_TOKENS
-            prompt_tokens += len(message.text.encode("utf-8", "replace"))
-        return self._compute_usage(prompt_tokens, sampling.max_tokens)
-
-    def _compute_usage(self, prompt_tokens: int, reply_tokens: int) -> Usage:
-        prices = self.budget.prompt_price, self.budget.reply_price
-        cost = (prompt_tokens * prices[0] + reply_tokens * prices[1]) / 1e6
-        return Usage(prompt_tokens + reply_tokens, cost)
 
     def _generate(self, samples: Sequence[Sample], sampling: Sampling) -> Iterator[list[Reply]]:
         try:
@@ -384,7 +383,7 @@ class CachedClient(Closeable):
     ) -> None:
         rows: list[dict[str, Any]] = []
         for reply in replies:
-            upper_bound = self._upper_bound(unanswered.pop(reply.id), sampling)
+            upper_bound = self.budget.upper_bound(unanswered.pop(reply.id), sampling)
             usage = self._reply_usage(reply, upper_bound)
             bound = upper_bound.times(1 + reply.failed_attempts)
             self._counts["exceeds_upper_bound"] += usage.tokens > bound.tokens
@@ -401,13 +400,12 @@ class CachedClient(Closeable):
     def _reply_usage(self, reply: Reply, upper_bound: Usage) -> Usage:
         """The usage that a reply reports, else its bound, and the bound of each lost attempt."""
         if reply.prompt_tokens is not None and reply.reply_tokens is not None:
-            reported = self._compute_usage(reply.prompt_tokens, reply.reply_tokens)
+            reported = self.budget.usage(reply.prompt_tokens, reply.reply_tokens)
         elif reply.text is None and reply.failed_attempts:
-            reported = Usage(0, 0.0)
+            reported = Usage()
         else:
             reported = upper_bound
-        failed = upper_bound.times(reply.failed_attempts)
-        return Usage(reported.tokens + failed.tokens, reported.cost + failed.cost)
+        return reported.plus(upper_bound.times(reply.failed_attempts))
 
     def _load_log(self) -> None:
         """Index every call of earlier runs; their texts stay on the disk."""
@@ -420,11 +418,10 @@ class CachedClient(Closeable):
                 raise errors.ArtifactError(f"{problem}; {remedy}.") from error
 
     def _index_row(self, row: Mapping[str, Any], length: int) -> None:
-        tokens, cost = row["tokens"], row["cost"]
+        usage = self.usage.plus(Usage(row["tokens"], row["cost"]))
         if row["text"] is not None:
             self._offsets[row["key"]] = self._end_offset
-        self._tokens += tokens
-        self._cost += cost
+        self.usage = usage
         self._end_offset += length
 
 

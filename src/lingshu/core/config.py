@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -69,16 +69,18 @@ def check_value(kind: Any, value: object, key: str) -> Any:
         raise ConfigError(_explain(kind, error.errors()[0], key)) from error
 
 
+def _children(value: object) -> Iterable[tuple[Any, Any]]:
+    """The keys or indices of a plain value with what is there."""
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value if isinstance(value, list | tuple) else ())
+
+
 def _path_of_error(kind: Any, value: object) -> str:
     """The keys of the innermost part of `value` that a check of ours refuses."""
     import pydantic
 
-    parts: Any = ()
-    if isinstance(value, dict):
-        parts = value.items()
-    elif isinstance(value, list | tuple):
-        parts = enumerate(value)
-    for key, part in parts:
+    for key, part in _children(value):
         part_kind = _type_at(kind, key)
         if part_kind is None or not isinstance(part, dict | list | tuple):
             continue
@@ -224,12 +226,8 @@ def _label(item: Any) -> Any:
 
 def _paths(node: Any) -> Iterator[str]:
     """Every key below a plain value, as an override would name it."""
-    items: Any = ()
-    if isinstance(node, dict):
-        items = node.items()
-    elif isinstance(node, list):
-        items = ((_label(item) or index, item) for index, item in enumerate(node))
-    for key, value in items:
+    for key, value in _children(node):
+        key = key if isinstance(node, dict) else _label(value) or key
         yield str(key)
         yield from (f"{key}.{subpath}" for subpath in _paths(value))
 

@@ -116,16 +116,23 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
             f"the address answers with HTTP status {response.status}, and redirects are not"
             " followed; send the image itself."
         )
-    too_large = InputError(
-        f"the file at the address is larger than {limit >> 20} MB; make it smaller."
-    )
-    if (response.content_length or 0) > limit:
-        raise too_large
+    data = await read_bounded(response, limit)
+    if data is None:
+        problem = f"the file at the address is larger than {limit >> 20} MB"
+        raise InputError(f"{problem}; make it smaller.")
+    return data
+
+
+async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
+    """The body, or None if it is longer than `limit`; no more than that is ever held."""
+    # A stated length is the length of what arrives, unless it is compressed.
+    if response.content_length and "Content-Encoding" not in response.headers:
+        return await response.read() if response.content_length <= limit else None
     data = bytearray()
     async for chunk in response.content.iter_chunked(1 << 16):
         data += chunk
         if len(data) > limit:
-            raise too_large
+            return None
     return bytes(data)
 
 

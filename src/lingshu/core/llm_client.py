@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from lingshu.core.errors import InputError
+from lingshu.core.fetch import read_bounded
 
 if TYPE_CHECKING:
     import aiohttp
@@ -193,7 +194,7 @@ class OpenAIClient:
         try:
             async with session.post(self.url, json=body, allow_redirects=False) as response:
                 self.has_responded = True
-                data = await _read_bounded(response)
+                data = await read_bounded(response, MAX_REPLY_BYTES)
                 wait = parse_retry_after(response.headers.get("Retry-After"))
                 return self._parse_response(response.status, data), wait
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -227,20 +228,6 @@ def error_name(data: bytes) -> str:
         return ""
     valid = [name for name in names if isinstance(name, str) and ERROR_NAME.fullmatch(name)]
     return f": {valid[0]}" if valid else ""
-
-
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes | None:
-    """The body, or None if it is longer than allowed; no more than that is ever held."""
-    # A stated length is the length of what arrives, unless it is compressed.
-    is_compressed = "Content-Encoding" in response.headers
-    if not is_compressed and 0 < (response.content_length or 0) <= MAX_REPLY_BYTES:
-        return await response.read()
-    data = bytearray()
-    async for chunk in response.content.iter_chunked(65536):
-        data += chunk
-        if len(data) > MAX_REPLY_BYTES:
-            return None
-    return bytes(data)
 
 
 def parse_retry_after(value: str | None) -> float | None:

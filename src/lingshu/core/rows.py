@@ -86,7 +86,7 @@ def read_choices(value: object) -> tuple[str, ...]:
         return ()
     if isinstance(value, str) and value.startswith("["):
         # Parquet tables often have the list as JSON.
-        value = _json_list(value)
+        value = json_or_text(value)
     if isinstance(value, Mapping):
         entries = sorted((str(k).strip().upper(), v) for k, v in value.items() if v is not None)
         if [letter for letter, _ in entries] != list(LETTERS[: len(entries)]):
@@ -111,7 +111,8 @@ def read_choices(value: object) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _json_list(text: str) -> object:
+def json_or_text(text: str) -> object:
+    """The value of a text that is JSON, else the text."""
     try:
         return json.loads(text)
     except ValueError:
@@ -173,7 +174,7 @@ def _messages(row: Mapping[str, Any], choices: Sequence[str], n_images: int) -> 
             raise RowError("no_question: the row has neither a question nor messages.")
         return (user_turn(with_choices(question.strip(), choices), n_images),)
     if isinstance(value, str):
-        value = _json_list(value)
+        value = json_or_text(value)
     if not isinstance(value, list) or not value or not all(isinstance(m, Mapping) for m in value):
         raise RowError("bad_messages: messages must be a list of {role, content}.")
     try:

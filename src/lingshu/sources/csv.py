@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import TextIO, cast
 
 from lingshu.core.errors import InputError, one_line, suggest_name
 from lingshu.core.pseudonyms import check_key
-from lingshu.core.rows import RowError, sample_from_row
+from lingshu.core.rows import RowError, json_or_text, sample_from_row
 from lingshu.core.types import Drop, Sample
 from lingshu.deidentify.ids import IdDeduplicator, check_kinds, hash_ids, with_ids
 from lingshu.sources._image_lookup import find_images
@@ -140,7 +139,7 @@ def _sample(
         fields = {name: value for name, value in row.items() if name not in id_columns}
     values: dict[str, object] = {name: value for name, value in fields.items() if value.strip()}
     if "images" in values:
-        values["images"] = _parse_list(str(values["images"]))
+        values["images"] = json_or_text(str(values["images"]))
     try:
         images = find_images(values, root)
     except RowError as error:
@@ -150,10 +149,3 @@ def _sample(
         return sample
     raw_ids = {kind: row[column] for kind, column in ids.items()}
     return replace(sample, meta=with_ids(sample.meta, hash_ids(raw_ids, key)))
-
-
-def _parse_list(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return [text]
