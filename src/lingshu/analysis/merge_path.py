@@ -239,12 +239,10 @@ class _Likelihoods:
 
     def __init__(self, folder: Path, data: Path, first: Path, options: Mapping[str, Any]) -> None:
         from lingshu.analysis.likelihood import encode_held_out
-        from lingshu.models.load import check_model_folder
-        from lingshu.models.processor import load_processor
+        from lingshu.models.load import open_processor
 
         self._folder, self._options = folder, options
-        processor = load_processor(first, check_model_folder(first)[0])
-        self._held_out = encode_held_out([data], processor)
+        self._held_out = encode_held_out([data], open_processor(first))
         self._nll: list[list[float]] = []
         samples, entities = self._held_out.data.samples, self._held_out.data.entities
         self.groups: list[Hashable] = [

@@ -246,7 +246,7 @@ def decode(
     """The tokens of each reply, the end token included; `prompt_indices[i]` is the prompt of reply
     i. Each prompt is prefilled once; its keys and values are then repeated.
     """
-    stop_ids, pad = sorted(stop_token_ids(loaded)), loaded.processor.tokenizer.pad_token_id
+    stop_ids, pad = sorted(stop_token_ids(loaded)), loaded.processor.tokens.pad_id
     kv_batch = prefill(loaded, prompts, prompt_indices)
     replies: list[list[int]] = [[] for _ in prompt_indices]
     active_rows = np.arange(len(prompt_indices))  # the reply of each row

@@ -186,9 +186,9 @@ def read_settings(folder: Path) -> _Settings:
     with _foreign(folder / "config.json"):
         stock = family.stock_class.config_class.from_dict(_without_foreign_keys(config))
     with _foreign(folder):
-        processor = load_processor(folder, family)
+        processor = load_processor(folder, family, stock)
     layout, stated = family.model_type, stock.tie_word_embeddings is False
-    return _Settings(layout, family, stock, processor, generation, (), stated)
+    return _Settings(layout, family, stock, processor, generation, processor.notes, stated)
 
 
 def _read_generation(folder: Path) -> dict[str, Any]:

@@ -57,12 +57,10 @@ def _scaled_images(sizes: Sequence[tuple[int, int]], tiles: Sequence[Tiles]) -> 
 
 
 def stop_token_ids(loaded: LoadedModel) -> frozenset[int]:
-    """The tokens that end a reply, by the tokenizer and the generation settings."""
+    """The tokens that end a reply, by the tokenizer, the chat template and the generation settings."""
     eos = loaded.model.generation_config.eos_token_id
     extra = eos if isinstance(eos, list) else [eos]
-    tokenizer = loaded.processor.tokenizer
-    end_of_turn = tokenizer.convert_tokens_to_ids(loaded.processor.end_of_turn)
-    return frozenset({tokenizer.eos_token_id, end_of_turn, *extra} - {None})
+    return loaded.processor.tokens.stop_ids.union(extra) - {None}
 
 
 def model_inputs(

@@ -111,7 +111,7 @@ def load(
             f"{name} cannot be loaded as {family.model_class}: {one_line(error)[:300]}"
         ) from error
     model.to(device).eval()
-    processor = load_processor(name, family, revision=revision)
+    processor = load_processor(name, family, model.config, revision=revision)
     return LoadedModel(model, processor, short_name(name), checkpoint_digest)
 
 
@@ -124,18 +124,32 @@ def load_on_meta(name: str) -> LoadedModel:
     Raises:
         ArtifactError: as load.
     """
-    import transformers
+    config = _read_config(name)
+    family = family_of(config.model_type)
+    with torch.device("meta"):
+        model = family.stock_class._from_config(config, dtype=torch.float32).eval()
+    return LoadedModel(model, load_processor(name, family, config), short_name(name), "")
+
+
+def open_processor(folder: Path) -> Processor:
+    """The processor of a checkpoint folder, without its model.
+
+    Raises:
+        ArtifactError: as load.
+    """
+    family, _ = check_model_folder(folder)
+    return load_processor(folder, family, _read_config(str(folder)))
+
+
+def _read_config(name: str) -> Any:
+    from transformers import AutoConfig
 
     try:
-        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{name} cannot be read by this process: {one_line(error)[:200]}"
         ) from error
-    family = family_of(config.model_type)
-    with torch.device("meta"):
-        model = family.stock_class._from_config(config, dtype=torch.float32).eval()
-    return LoadedModel(model, load_processor(name, family), short_name(name), "")
 
 
 def empty_meta_copy(model: Any) -> Any:

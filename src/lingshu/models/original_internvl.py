@@ -19,7 +19,7 @@ from lingshu.core.errors import ArtifactError
 from lingshu.core.files import read_json, write_json
 from lingshu.models.base import VisionLanguageFamily
 from lingshu.models.model_spec import PixelBudget
-from lingshu.models.processor import Processor
+from lingshu.models.processor import Processor, build_processor
 from lingshu.weights.convert import StoredTensor, TensorPlan
 
 MODEL_TYPE = "internvl_chat"
@@ -316,4 +316,4 @@ def _processor(
     for key in ("image_mean", "image_std"):
         if key in stated:
             setattr(image_processor, key, [float(value) for value in stated[key]])
-    return Processor(family, tokenizer, image_processor, budget)
+    return build_processor(family, tokenizer, image_processor, budget)

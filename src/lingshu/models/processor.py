@@ -2,7 +2,8 @@
 
 The stock processors of both families need a video processor, which transformers 5 builds on
 torchvision only. This one uses the family's tokenizer and PIL image processor, and its pixels equal
-theirs to the last bit.
+theirs to the last bit. The chat template is proven when a checkpoint is opened, and the ids of its
+tokens are compared with the rows of the model (weights/chat_template.py, `read_prompt_tokens`).
 
 Shapes: B batch, L tokens of a sample or of the longest in a batch.
 """
@@ -10,10 +11,10 @@ Shapes: B batch, L tokens of a sample or of the longest in a batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image as PIL
 
 from lingshu.core.entities import Span
-from lingshu.core.errors import ArtifactError, InputError
+from lingshu.core.errors import ArtifactError, InputError, one_line
 from lingshu.core.messages import message_to_json
 from lingshu.core.types import Message
 from lingshu.models.base import Tiles, VisionLanguageFamily
@@ -31,6 +32,14 @@ from lingshu.models.token_spans import (
     EntityPolicy,
     entity_character_mask,
     entity_token_mask,
+)
+from lingshu.weights.chat_template import (
+    ChatTemplate,
+    Proof,
+    StoredTemplate,
+    choose_template,
+    prove,
+    stored_templates,
 )
 
 IGNORE_INDEX = -100  # label of a token that no loss is taken on; torch's default
@@ -66,34 +75,51 @@ class EncodedSample:
         return int((self.labels != IGNORE_INDEX).sum())
 
 
+class PromptTokens(NamedTuple):
+    """The tokens of a tokenizer that are more than text, and the rows of the model for them.
+
+    `control` are never taken from the text of a turn; those in `markup`, such as the marks of
+    thoughts, are taken from answers. `end_of_turn` ends an answer, `stop_ids` end a reply. `n_rows`
+    is None without a model.
+    """
+
+    image_id: int
+    pad_id: int
+    end_of_turn: str
+    stop_ids: frozenset[int]
+    never_sampled: tuple[int, ...]
+    control: tuple[str, ...]
+    markup: frozenset[str]
+    n_rows: int | None
+
+
 @dataclass(frozen=True)
 class Processor:
-    """A tokenizer, an image processor and a pixel budget of one family."""
+    """A tokenizer, an image processor, a pixel budget and a chat template of one family.
+
+    `notes` say what a user should know about the template.
+    """
 
     family: VisionLanguageFamily
     tokenizer: Any
     image_processor: Any
     budget: PixelBudget
+    template: ChatTemplate
+    tokens: PromptTokens
+    notes: tuple[str, ...] = ()
 
     @property
     def image_token_id(self) -> int:
-        return self.tokenizer.convert_tokens_to_ids(self.family.image_token)
-
-    @property
-    def end_of_turn(self) -> str:
-        """The token that ends an answer."""
-        known = self.family.end_of_turn in self.tokenizer.added_tokens_encoder
-        return self.family.end_of_turn if known else self.tokenizer.eos_token
+        return self.tokens.image_id
 
     @property
     def never_sampled(self) -> list[int]:
-        """Ids of the tokens that stand for pixels, where the vocabulary has them."""
-        vocab = self.tokenizer.get_vocab()
-        return sorted(vocab[token] for token in self.family.never_sampled if token in vocab)
+        """Ids of the tokens that stand for pixels, where the model has rows for them."""
+        return list(self.tokens.never_sampled)
 
     def with_budget(self, budget: PixelBudget) -> Processor:
         image_processor = self.family.with_budget(self.image_processor, budget)
-        return Processor(self.family, self.tokenizer, image_processor, budget)
+        return replace(self, image_processor=image_processor, budget=budget)
 
     def tiles(self, images: Sequence[PIL.Image]) -> tuple[Tiles, ...]:
         """Scale and cut the images of one sample.
@@ -122,8 +148,9 @@ class Processor:
         "entity" marks their supervised tokens; token ids and labels are the same with and without.
 
         Raises:
-            InputError: messages that refer to other images than were given, or invalid text.
-            ArtifactError: a template or tokenizer with which answers cannot be separated.
+            InputError: messages that refer to other images than were given, invalid text, or a
+                dialogue that the chat template refuses or does not show as it would be answered.
+            ArtifactError: a tokenizer that entities cannot be used with.
         """
         shown = [part for message in messages for part in message.parts if isinstance(part, int)]
         if shown != list(range(len(tiles))):
@@ -140,10 +167,9 @@ class Processor:
         labels: list[int] = []
         unexpanded = iter(tiles)
         entity_masks = [np.zeros(0, bool)]
-        turns = iter([turn for turn, message in enumerate(messages) if message.role == "assistant"])
-        for text, answer in self._segments(messages):
-            if answer and entities is not None:
-                turn = next(turns)
+        for text, turn in self._segments(messages):
+            answer = turn is not None
+            if turn is not None and entities is not None:
                 segment_ids, entity_mask = self._tokenize_with_entities(
                     messages[turn], text, [span for span in entities if span.turn == turn], policy
                 )
@@ -155,9 +181,14 @@ class Processor:
         token_ids = np.array(ids, np.int64)
         is_image = token_ids == self.image_token_id
         if int(is_image.sum()) != sum(t.tokens for t in tiles):
-            raise ArtifactError(
-                "the chat template of this checkpoint does not show one image marker per image;"
-                " fix its chat_template.jinja."
+            raise InputError(
+                f"the chat template ({self.template.source}) does not show each image of this"
+                " dialogue once; change its turns."
+            )
+        if self.tokens.n_rows is not None and token_ids.max(initial=0) >= self.tokens.n_rows:
+            raise InputError(
+                f"a token of this dialogue has the id {token_ids.max()}, and the model has"
+                f" {self.tokens.n_rows} rows; change its text."
             )
         token_values = {}
         if entities is not None:
@@ -184,7 +215,7 @@ class Processor:
                 " need; give it a tokenizer.json."
             )
         in_entity = entity_character_mask(
-            message.text, self._escape_special_tokens(message).text, answer, spans
+            message.text, self._escape_control_tokens(message).text, answer, spans
         )
         tokenized = self.tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)
         is_word = ~np.isin(tokenized["input_ids"], list(self.tokenizer.added_tokens_decoder))
@@ -192,50 +223,70 @@ class Processor:
             AlignedText(answer, tokenized["offset_mapping"], is_word), in_entity, policy
         )
 
-    def _segments(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
-        """The rendered dialogue in pieces; True marks an answer including its end token."""
+    def _segments(self, messages: Sequence[Message]) -> list[tuple[str, int | None]]:
+        """The rendered dialogue in pieces, with the turn of those that are learned: an answer
+        including its end token.
+
+        An answer is learned if what precedes it is what the model would see when it gives it, and if
+        the dialogue still shows both. Templates that leave thoughts out of earlier answers
+        change those, so that only answers without thoughts are learned before the last one. Not
+        learned either: what an assistant says before the first question, and empty answers.
+        """
         conversation = [
-            message_to_json(self._escape_special_tokens(message)) for message in messages
+            message_to_json(self._escape_control_tokens(message)) for message in messages
         ]
-        segments: list[tuple[str, bool]] = []
-        consumed = ""
+        last = len(messages) - 1
+        is_answered = bool(messages) and messages[-1].role == "assistant"
+        dialogue = self.render(conversation, prompt=not is_answered)
+        segments: list[tuple[str, int | None]] = []
+        consumed = 0
+        has_question = False
         for turn, message in enumerate(messages):
-            if message.role != "assistant":
+            has_question = has_question or message.role == "user"
+            if message.role != "assistant" or not has_question or not message.text.strip():
                 continue
             prompt = self.render(conversation[:turn], prompt=True)
-            full_text = self.render(conversation[: turn + 1], prompt=False)
-            if not (prompt.startswith(consumed) and full_text.startswith(prompt)):
-                raise ArtifactError(
-                    "the chat template rewrites earlier turns, so answers cannot be separated; use"
-                    " another checkpoint."
+            full_text = (
+                dialogue if turn == last else self.render(conversation[: turn + 1], prompt=False)
+            )
+            end = full_text.find(self.tokens.end_of_turn, len(prompt))
+            end = len(full_text) if end < 0 else end + len(self.tokens.end_of_turn)
+            if full_text.startswith(prompt) and dialogue.startswith(full_text[:end]):
+                segments += [(prompt[consumed:], None), (full_text[len(prompt) : end], turn)]
+                consumed = end
+            elif turn == last:
+                raise InputError(
+                    f"the chat template ({self.template.source}) does not write the last answer"
+                    " where it would be generated; change the turns."
                 )
-            end = full_text.find(self.end_of_turn, len(prompt))
-            end = len(full_text) if end < 0 else end + len(self.end_of_turn)
-            segments += [(prompt[len(consumed) :], False), (full_text[len(prompt) : end], True)]
-            consumed = full_text[:end]
-        last_is_question = not messages or messages[-1].role != "assistant"
-        remainder = self.render(conversation, prompt=last_is_question)[len(consumed) :]
         # The line break after the last answer is never generated and teaches nothing.
-        return [*segments, (remainder, False)] if last_is_question else segments
+        if is_answered and segments and segments[-1][1] == last:
+            return segments
+        return [*segments, (dialogue[consumed:], None)]
 
-    def render(self, conversation: Sequence[dict[str, Any]], *, prompt: bool) -> str:
-        """The text of the chat template; `prompt` opens the assistant's turn at its end."""
-        return self.tokenizer.apply_chat_template(
-            list(conversation), tokenize=False, add_generation_prompt=prompt
-        )
+    def render(self, conversation: Sequence[Mapping[str, Any]], *, prompt: bool) -> str:
+        """The text of the chat template; `prompt` opens the assistant's turn at its end.
 
-    def _escape_special_tokens(self, message: Message) -> Message:
+        Raises:
+            InputError: the template refuses the dialogue.
+        """
+        return self.template.render(conversation, prompt=prompt)
+
+    def _escape_control_tokens(self, message: Message) -> Message:
         # Control tokens inside a question or a caption must stay text: they could close a turn or
         # act as an image.
+        is_answer = message.role == "assistant"
         parts: list[str | int] = []
         for is_text, run_parts in groupby(message.parts, lambda part: isinstance(part, str)):
             group = list(run_parts)
             # a token may be spread over neighboring texts
             text = "".join(map(str, group)) if is_text else ""
-            special_tokens = [t for t in self.tokenizer.added_tokens_encoder if t in text]
-            for token in special_tokens:
+            found = [token for token in self.tokens.control if token in text]
+            if is_answer:
+                found = [token for token in found if token not in self.tokens.markup]
+            for token in found:
                 text = text.replace(token, f"{token[0]} {token[1:]}")
-            parts += [text] if special_tokens else group
+            parts += [text] if found else group
         return Message(message.role, tuple(parts))
 
     def _expand(self, text: str, tiles: Iterator[Tiles]) -> str:
@@ -266,7 +317,7 @@ class Processor:
         """
         max_length = max(len(e) for e in batch) if length is None else length
         shape = (len(batch), max_length)
-        ids, labels = np.full(shape, self.tokenizer.pad_token_id), np.full(shape, IGNORE_INDEX)
+        ids, labels = np.full(shape, self.tokens.pad_id), np.full(shape, IGNORE_INDEX)
         mask, is_image = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         positions = np.zeros((3, *shape), np.int64)
         for row, e in enumerate(batch):
@@ -341,24 +392,136 @@ def branch_position_ids(tokens: int, branches: Sequence[int], max_length: int) -
     return np.pad(np.concatenate(position_ids), (0, max_length - tokens))
 
 
+def build_processor(
+    family: VisionLanguageFamily, tokenizer: Any, image_processor: Any, budget: PixelBudget
+) -> Processor:
+    """A processor with the family's own chat template, for a model that is made here."""
+    proof = prove(_family_template(family, tokenizer), family.image_marker)
+    assert proof.problem is None, proof.problem
+    tokens = read_prompt_tokens(tokenizer, family, proof, None)
+    return Processor(family, tokenizer, image_processor, budget, proof.template, tokens)
+
+
 def load_processor(
-    folder: str | Path, family: VisionLanguageFamily, *, revision: str | None = None
+    name: str | Path,
+    family: VisionLanguageFamily,
+    config: Any,
+    *,
+    revision: str | None = None,
+    template: StoredTemplate | None = None,
 ) -> Processor:
     """The processor of a checkpoint folder or hub id, with the pixel budget saved there.
 
+    Args:
+        config: The model's configuration, whose ids and rows the tokenizer is compared with.
+        template: A chat template to use instead of those that are stored there.
+
     Raises:
-        ArtifactError: tokenizer or image processor files are missing or damaged.
+        ArtifactError: tokenizer or image processor files are missing or damaged, no chat template
+            works, or the tokenizer is not that of the model.
     """
     from transformers import AutoImageProcessor, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         image_processor = AutoImageProcessor.from_pretrained(
-            folder, revision=revision, backend="pil"
+            name, revision=revision, backend="pil", trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
+        family.match_config(image_processor, config)
+        budget = family.read_budget(image_processor)
+    except ArtifactError as error:
+        raise ArtifactError(f"{name}: {error}") from None
+    except Exception as error:
+        # What is wrong with a file of someone else may surface anywhere in transformers.
         raise ArtifactError(
-            f"{folder}: tokenizer or image processor cannot be loaded"
-            f" ({str(error).splitlines()[0]})."
+            f"{name}: its tokenizer or image processor cannot be loaded"
+            f" ({one_line(error)[:200]}); copy its tokenizer and preprocessor files again."
         ) from error
-    return Processor(family, tokenizer, image_processor, family.read_budget(image_processor))
+    own = _family_template(family, tokenizer)
+    choice = choose_template(
+        name,
+        stored_templates(name, revision=revision) if template is None else [template],
+        image_marker=family.image_marker,
+        family_template=own,
+    )
+    try:
+        tokens = read_prompt_tokens(tokenizer, family, choice.proof, config)
+    except ArtifactError as error:
+        raise ArtifactError(f"{name}: {error}") from None
+    tokenizer.chat_template = choice.template.text  # what an export writes
+    return Processor(
+        family, tokenizer, image_processor, budget, choice.template, tokens, choice.notes
+    )
+
+
+def _family_template(family: VisionLanguageFamily, tokenizer: Any) -> ChatTemplate:
+    source = f"the {family.model_type} family's own"
+    return ChatTemplate(source, family.chat_template, dict(tokenizer.special_tokens_map))
+
+
+def read_prompt_tokens(
+    tokenizer: Any, family: VisionLanguageFamily, proof: Proof, config: Any
+) -> PromptTokens:
+    """The tokens of prompts and replies, compared with the configuration of the model.
+
+    Ids that no prompt uses may lie beyond the rows, as some converters write `<video>`; they cannot
+    be sampled.
+
+    Raises:
+        ArtifactError: an id that prompts use has no row, or the configuration names another image
+            token.
+    """
+    added = tokenizer.added_tokens_encoder
+    special = set(tokenizer.all_special_tokens)
+    special |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    image_id = added.get(family.image_token)
+    if image_id is None:
+        raise ArtifactError(
+            f"the tokenizer has no token {family.image_token}, which stands for images; copy the"
+            " tokenizer files of this model again."
+        )
+    after = [(proof.after_answer.find(token), token) for token in special]
+    found = min((position for position in after if position[0] >= 0), default=None)
+    end_of_turn = found[1] if found else tokenizer.eos_token
+    if end_of_turn is None:
+        raise ArtifactError(
+            "neither the tokenizer (eos_token) nor the chat template ends an answer with a token;"
+            " copy the tokenizer files of this model again."
+        )
+    stop_ids = {tokenizer.convert_tokens_to_ids(end_of_turn), tokenizer.eos_token_id} - {None}
+    pad_id = tokenizer.pad_token_id
+    used_ids = {*stop_ids, image_id, tokenizer.vocab_size - 1} | ({pad_id} - {None})
+    used_ids.update(tokenizer("".join(proof.renders), add_special_tokens=False)["input_ids"])
+    n_rows = None
+    if config is not None:
+        n_rows = int(config.get_text_config().vocab_size)
+        _check_ids(tokenizer, config, image_id, max(used_ids), n_rows)
+    banned = sorted(added[token] for token in family.never_sampled if token in added)
+    return PromptTokens(
+        image_id,
+        min(stop_ids) if pad_id is None else pad_id,
+        end_of_turn,
+        frozenset(stop_ids),
+        tuple(token_id for token_id in banned if n_rows is None or token_id < n_rows),
+        tuple(added),
+        frozenset(added.keys() - special),
+        n_rows,
+    )
+
+
+def _check_ids(tokenizer: Any, config: Any, image_id: int, largest: int, n_rows: int) -> None:
+    if largest >= n_rows:
+        raise ArtifactError(
+            f"the tokenizer gives {tokenizer.convert_ids_to_tokens(largest)!r} the id {largest}, and"
+            f" the model has {n_rows} rows (vocab_size of config.json); the two are of different"
+            " models, so copy the tokenizer files again."
+        )
+    for key in ("image_token_id", "image_token_index"):
+        configured = getattr(config, key, None)
+        if configured is not None:
+            if configured != image_id:
+                raise ArtifactError(
+                    f"{key} of config.json is {configured}, and the tokenizer gives the image token"
+                    f" the id {image_id}; the two are of different models, so copy the files again."
+                )
+            return

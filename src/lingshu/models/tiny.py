@@ -10,7 +10,7 @@ import torch
 
 from lingshu.models.base import VisionLanguageFamily, family_of
 from lingshu.models.model_spec import PixelBudget, TinyModel
-from lingshu.models.processor import Processor
+from lingshu.models.processor import Processor, build_processor
 
 # Splits like the released tokenizers in spirit: words with their space, single digits, runs of
 # punctuation, spaces.
@@ -97,4 +97,4 @@ def build_tiny(
     model.generation_config.eos_token_id = min(end_ids) if len(end_ids) == 1 else sorted(end_ids)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     image_processor = family.image_processor(budget, spec.image_size)
-    return model.eval(), Processor(family, tokenizer, image_processor, budget)
+    return model.eval(), build_processor(family, tokenizer, image_processor, budget)

@@ -20,9 +20,9 @@ from typing import NamedTuple
 from lingshu.core.errors import ConfigError, UnknownNameError, suggest_name
 from lingshu.core.types import Drop, Sample
 from lingshu.models.base import VisionTowerSpec, family_of
-from lingshu.models.load import check_model_folder
+from lingshu.models.load import open_processor
 from lingshu.models.model_spec import PARTS, Part, PixelBudget, TinyModel
-from lingshu.models.processor import EncodedSample, Processor, load_processor
+from lingshu.models.processor import EncodedSample, Processor, build_processor
 from lingshu.models.specs import ModelShapes, load_shapes
 from lingshu.models.tiny import train_tokenizer
 from lingshu.train.batching import PackedPlan
@@ -435,11 +435,11 @@ def _local_processor(config: TrainConfig, items: Sequence[Sample | Drop]) -> Pro
         family = family_of(model.family)
         tokenizer = train_tokenizer(family, tokenizer_texts(items), model.vocab_size)
         image_processor = family.image_processor(config.pixels, model.image_size)
-        return Processor(family, tokenizer, image_processor, config.pixels)
+        return build_processor(family, tokenizer, image_processor, config.pixels)
     folder = Path(model)
     if not folder.is_dir():
         return None
-    return load_processor(folder, check_model_folder(folder)[0]).with_budget(config.pixels)
+    return open_processor(folder).with_budget(config.pixels)
 
 
 def mean_lengths(samples: Sequence[EncodedSample], patches_per_token: int) -> MeanLengths:
