@@ -95,8 +95,7 @@ class CallResult(Generic[T_co]):
     """The value of a request, or the reason why there is none and the last reply.
 
     Reasons: `malformed` and others of a response format, `refused`, `cut` (at max_tokens), `empty`,
-    `failed` (the engine gave no reply), `budget`, `data_policy` (it may not leave this machine),
-    `bad_image`.
+    `failed` (no reply from the engine), `budget`, `data_policy` (it may not be sent), `bad_image`.
     """
 
     value: T_co | None
@@ -174,8 +173,7 @@ class CachedClient(Closeable):
     `images` returns the encoded file of an image. An invalid reply is requested again, at most
     `max_attempts` times in all. `engine_retries` is how often the engine's own client may repeat a
     call whose answer was lost (EngineOptions.retries): the budget must cover all of them.
-    `is_refusal` says whether a short reply declines to answer. Samples that `data_policy` forbids
-    are never sent.
+    `is_refusal`: a short reply declines to answer. What `data_policy` forbids is never sent.
 
     Raises:
         StorageError: another process has the folder open, or the disk refused.
@@ -245,8 +243,7 @@ class CachedClient(Closeable):
     def counts(self) -> dict[str, int | float]:
         """Counts of this run (requests, calls, cached, retries, rejects), and usage of the folder.
 
-        `exceeds_upper_bound` counts replies that report more tokens than the upper bound of their
-        call: raise image_tokens.
+        `exceeds_upper_bound` counts replies above the bound of their call: raise image_tokens.
         """
         counts = {name: self._counts[name] for name in ("requests", "calls", "cached", "retries")}
         counts |= {name: n for name, n in sorted(self._counts.items()) if n and name not in counts}

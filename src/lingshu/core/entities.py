@@ -1,9 +1,8 @@
 """Medical entities in answers: finding terms in text, and the spans that a sample carries.
 
 A sample's spans are JSON in `meta.extra["entities"]`, `[[turn, start, end, text], ...]`: `turn` is
-the index of an assistant message, `start` and `end` count characters of its text, and `text` repeats
-them, so that a later edit is noticed. A sample without the key was never marked; `[]` means that no
-term was found.
+the index of an assistant message, `start` and `end` count characters of its text, `text` repeats
+them to notice a later edit. Without the key a sample was never marked; `[]`: no term was found.
 """
 
 from __future__ import annotations

@@ -33,8 +33,7 @@ _TUNNEL_NETWORKS = (ipaddress.IPv6Network("2001::/32"), ipaddress.IPv6Network("2
 
 @dataclass(frozen=True)
 class FetchPolicy:
-    """What may be fetched: from `hosts`, each a name or name:port, at most `max_bytes` within
-    `timeout_s` seconds.
+    """What may be fetched: from `hosts`, each a name or name:port, within bytes and seconds.
 
     `networks` may be reached although they are not public, such as that of a hospital's archive.
     """

@@ -14,9 +14,8 @@ PRINT_INTERVAL_S = 10.0
 class Progress(Protocol):
     """What a loop reports: the amount of work at the start, then every advance.
 
-    `start` may be called again for the next phase. `done` and `resumed` work comes from an earlier
-    run, so it does not count for the speed; an unknown total is None, and so is `failed` where
-    failures are not counted.
+    `start` may be called again for the next phase. `done` and `resumed` work of an earlier run does
+    not count for the speed; an unknown total is None, and so are failures that are not counted.
     """
 
     def start(self, total: int | None, done: int = 0, *, title: str = "") -> None: ...

@@ -1,7 +1,6 @@
 """Quotas of groups by water-filling, and which rows they keep.
 
-The order of a row depends on its id and the seed alone, so that the kept rows depend neither on
-shards nor on arrival.
+A row's order depends on its id and the seed alone: shards and arrival do not change what is kept.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Plug-ins by name: a file's name is its registration, and looking one up imports that file alone.
 
-A plug-in is found by the name of its module in the group's package, by a path ending in `.py`, or by
-an entry point of the group `lingshu.<group>`. Module names that start with an underscore are
-helpers. A file that registers several names lists them in a literal `VARIANTS = {name: description}`,
-which is read without importing, and maps each name to its object: `TASKS` where other files have
-`TASK`.
+A plug-in is found by the name of its module in the group's package, by a path ending in `.py`, or
+by an entry point of the group `lingshu.<group>`. Modules that start with an underscore are helpers.
+A file with several names lists them in a literal `VARIANTS = {name: description}`, which is read
+without importing, and maps each name to its object: `TASKS` where other files have `TASK`.
 """
 
 from __future__ import annotations

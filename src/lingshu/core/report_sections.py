@@ -1,7 +1,6 @@
 """Findings and impression of a radiology report, by its headings.
 
-Headings as in MIMIC-CXR ("FINDINGS:" on a separate line), CheXpert Plus and Open-i (also within a
-line).
+Headings as in MIMIC-CXR ("FINDINGS:" on its own line), CheXpert Plus and Open-i (within a line).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Opening a file that a client named: below an allowed folder, without links, a regular file.
 
-Every refusal has the same message, so that nobody learns from it what is outside the folder or
-whether a file exists.
+Every refusal has one message: nobody learns from it what is outside, or whether a file exists.
 """
 
 from __future__ import annotations

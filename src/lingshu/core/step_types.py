@@ -1,8 +1,7 @@
 """Curation steps: a function of one sample, a decision over all samples, or a teacher's dialogue.
 
 A module of the group `ops` defines `step(**parameters)`, which returns one of the three. Parameters
-are plain values with defaults: recipes and YAML files set them, and they are part of the digest of a
-finished shard.
+are plain values with defaults, set by recipes and YAML files and part of a shard's digest.
 """
 
 from __future__ import annotations
@@ -63,8 +62,7 @@ class MapStep:
     """A step on one sample at a time, pure and without memory of other samples.
 
     `open` is called once in each worker process and returns the function; an index or a model is
-    built there. The digests of `input_files`, whose content decides what the step does, are part of
-    the shard's key.
+    built there. `input_files` decide what the step does: their digests are in the shard's key.
     """
 
     open: Callable[[], SampleFunction]

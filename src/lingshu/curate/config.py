@@ -21,8 +21,7 @@ class Source:
     `path` None: to be given with `sources.NAME.path=FOLDER`. `options` are passed to the reader.
     `license`, `access`, `agreement`, `deidentified`, `kind`, `modality` and `language` apply where
     a row does not state its own; a row that states no access counts as private until `access` says
-    otherwise. `rank` orders sources where two hold the same thing (0 first). `optional` skips a
-    source without a path.
+    otherwise. `rank` orders sources that hold the same (0 first); an `optional` one may lack a path.
     """
 
     name: str

@@ -39,8 +39,7 @@ class JobResult(NamedTuple):
 class Backend(Protocol):
     """Runs jobs in any order.
 
-    `next_job` returns the next one, or None when there is none at the moment; after a result there
-    may be more.
+    `next_job` returns the next one, or None if there is none now; after a result there may be more.
     """
 
     def run(self, next_job: NextJob) -> Iterator[JobResult]: ...

@@ -1,7 +1,6 @@
 """The page that explains a run: each step's counts, and a few rows before and after it.
 
-One file without external resources. Of rows that are neither open nor de-identified it shows no
-text and no pixel.
+One file, nothing external; no text or pixel of rows that are neither open nor de-identified.
 """
 
 from __future__ import annotations

@@ -181,8 +181,7 @@ def apply_verdicts(sample: Sample, verdicts: Sequence[Verdict]) -> Sample | Drop
     """The sample after review.
 
     Raises:
-        InputError: an edit of a choice that is not one of its letters, or a preference where there
-            is no second text.
+        InputError: an edit of a choice to none of its letters, a preference without a second text.
     """
     last = {verdict.verdict: verdict for verdict in verdicts}
     rejection = next((verdict for verdict in verdicts if verdict.verdict == "reject"), None)

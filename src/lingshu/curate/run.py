@@ -207,8 +207,7 @@ def _run_card(run: CurationRun, card: DatasetCard, created: str) -> RunCard:
 def _move(folder: Path, out: Path) -> None:
     """Move the finished dataset into `out`.
 
-    Without its card a folder is not a dataset: the old card is removed first, the new one comes
-    last.
+    Without its card it is not a dataset: the old card is removed first, the new one comes last.
     """
     with files.storage_errors(out):
         for name in (DATASET_CARD, files.MANIFEST):

@@ -111,8 +111,7 @@ def resolve_synthesis(config: SynthesisConfig) -> SynthesisConfig:
     """The configuration with every parameter of its steps written out.
 
     Raises:
-        ConfigError, UnknownNameError, InputError: a step that does not exist, or a parameter that
-            it does not have.
+        ConfigError, UnknownNameError, InputError: there is no such step, or parameter of it.
     """
     steps = (with_seed(with_default_params(step), config.seed) for step in config.steps)
     return replace(config, steps=tuple(steps))
@@ -158,8 +157,7 @@ def synthesize(
 ) -> SynthesisResult:
     """Make the synthetic samples of a dataset and write them to `out`, completely or not at all.
 
-    With verdicts, rejected samples are dropped, and edited and preferred texts replace the original
-    ones.
+    With verdicts, rejected samples are dropped, and edited and preferred texts replace originals.
 
     Raises:
         ConfigError: a step that does not exist or fit.

@@ -63,8 +63,7 @@ class RowRange:
 class Job:
     """The rows, the steps and the output of one job; without steps it writes a part of the dataset.
 
-    `crashed_rows` maps rows of the job that killed their workers to the step that ran; they become
-    drops.
+    `crashed_rows` maps rows that killed their workers to the step that ran; they become drops.
     """
 
     key: str

@@ -42,8 +42,7 @@ class DicomWebServer:
     `auth` is user:password, or a bearer token.
 
     Raises:
-        InputError: not an http(s) address, one that holds a password, or a password that would be
-            sent unencrypted.
+        InputError: not an http(s) address, one with a password, or a password sent unencrypted.
     """
 
     url: str

@@ -1,7 +1,6 @@
 """Volumes (NIfTI and what else nibabel opens) as 8-bit slices along z, oriented by the affine.
 
-Slices are shown in radiological orientation: seen from the feet, the patient's right on the left,
-the front on top.
+Slices are shown in radiological orientation: from the feet, the right on the left, front on top.
 """
 
 from __future__ import annotations

@@ -50,8 +50,7 @@ def provenance_to_json(image: ImageProvenance) -> dict[str, Any]:
 def format_provenance(images: Sequence[ImageProvenance]) -> list[str]:
     """One line for each run of images of one series in one window.
 
-    Such as "images 1-8: slices 3, 8, 13, 18, 23, 28, 33, 38 of 40, CT, series 2 (number 5), window
-    soft 50/400, 0.7 x 0.7 mm".
+    Such as "images 1-2: slices 3, 8 of 40, CT, series 2 (number 5), window soft 50/400".
     """
     # Several windows of each slice alternate: grouped by window they are runs.
     runs: dict[tuple[object, ...], list[int]] = {}

@@ -89,12 +89,10 @@ def open_image(image: Image, *, shards: ShardReader | None = None) -> PIL.Image.
 
     Gray of more than 8 bits is divided by the smallest power of two that holds its largest value,
     so that 12-bit data in a 16-bit file keep their contrast; negative and fractional values are
-    stretched from their minimum to their maximum. An animation or a multi-page file is read as its
-    first frame.
+    stretched from minimum to maximum. Of an animation or a multi-page file the first frame is read.
 
     Raises:
-        ImageError: missing, empty, truncated, damaged, of another format, over 64 MB or over 50
-            megapixels.
+        ImageError: missing, empty, truncated, damaged, of another format, or too large.
     """
     return decode(image_bytes(image, shards=shards), name=image_name(image))
 

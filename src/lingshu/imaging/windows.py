@@ -1,7 +1,6 @@
 """Windows: modality values of CT, MR or X-ray to 8-bit gray, and the record of the window used.
 
-Sources: DICOM PS3.3 C.11.1 (modality LUT), C.11.2 (VOI LUT and the LINEAR, LINEAR_EXACT and SIGMOID
-functions).
+Sources: DICOM PS3.3 C.11.1 (modality LUT), C.11.2 (VOI LUT; LINEAR, LINEAR_EXACT, SIGMOID).
 """
 
 from __future__ import annotations
@@ -120,8 +119,7 @@ def full_range(low: float, high: float) -> Window:
 def to_gray(frame: NDArray[Any], to_brightness: ValueTransform) -> NDArray[np.uint8]:
     """Height x width stored values to gray; `to_brightness` maps them to 0..1.
 
-    Values of up to 16 bits go through a table of the values that occur; others are computed block
-    by block. NaN is black.
+    Values of up to 16 bits go through a table, others are computed block by block. NaN is black.
     """
     import numpy as np
 

@@ -1,8 +1,7 @@
 """Wrong answers made from right ones by rule: side, negation, organ, modality or number.
 
-A rule changes one thing and leaves the rest of the answer as it is, so that the error is known
-exactly. No rule can see whether the changed answer is wrong about this image: an image may show both
-liver and kidney.
+A rule changes one thing and leaves the rest of the answer, so that the error is known exactly. It
+cannot see whether the new answer is wrong about this image, which may show both liver and kidney.
 """
 
 from __future__ import annotations

@@ -230,8 +230,7 @@ def label_question(
 ) -> Dialogue[dict[str, str]]:
     """The known labels of a question and its answer; a modality that the source states is kept.
 
-    Terms that do not occur word for word in the answer are left out, and counted in
-    `med_terms_dropped`.
+    Terms that do not occur verbatim in the answer are left out: `med_terms_dropped` counts them.
     """
     types = "\n".join(f"- {prompts.sections[f'type: {name}']}" for name in QUESTION_TYPES)
     prompt = prompts.render("ask", question=question, answer=answer, types=types)

@@ -29,8 +29,7 @@ def step(
         scan_pixels: whether the pixels are searched for lines of text.
         min_glyphs: letters and digits that a line must have; with fewer, more text and more false
             alarms are found.
-        action: `drop`, or `note`, which keeps the sample and writes the reason to the note
-            `burned_in_text`.
+        action: `drop`, or `note`: keep the sample, with the reason as its note `burned_in_text`.
 
     Drops: burned_in_stated, burned_in_likely, text_in_image.
     """

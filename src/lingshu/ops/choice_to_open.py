@@ -40,8 +40,7 @@ def step(*, max_words: int = 4, fraction: float = 1.0, seed: int = 0) -> MapStep
         fraction: part of the suitable items that is changed, selected by id and seed.
         seed: see fraction.
 
-    Changed samples carry `meta.kind = "open"`, the option's text as gold, and the note
-    `was_choice`.
+    Changed samples have `meta.kind = "open"`, the option's text as gold, the note `was_choice`.
     """
     check_minimum("choice_to_open", 1, max_words=max_words)
     check_range("choice_to_open", 0, 1, fraction=fraction)

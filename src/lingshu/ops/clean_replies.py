@@ -56,8 +56,7 @@ def step(*, min_words: int = 8, max_edge_sentences: int = 6) -> MapStep:
             one word).
         max_edge_sentences: how many sentences at each end may be removed as greeting or signature.
 
-    Drops: reply_too_short. Changed samples carry the note `cleaned` with counts of what was
-    removed.
+    Drops: reply_too_short. Changed samples carry the note `cleaned`: counts of what was removed.
     """
     check_minimum("clean_replies", 0, min_words=min_words, max_edge_sentences=max_edge_sentences)
 

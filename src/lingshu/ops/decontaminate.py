@@ -5,8 +5,7 @@ Equal text, 13-word and 8-word passages, MinHash, equal and near images, a quest
 image, and the same study or patient count (search/overlap.py defines each). Phrases that many items
 share and questions too short to identify an item do not: those samples stay. The paper asks for
 "strict" removal without a method (section 2.3); so near images count too, and kinds left out of
-`drop` are noted instead. All texts are held in memory for the decision: about 1 GB for each million
-dialogues.
+`drop` are noted instead. All texts are held in memory to decide: about 1 GB a million dialogues.
 """
 
 from __future__ import annotations
@@ -42,8 +41,7 @@ def step(
         against: names of tasks, DATASET folders, .jsonl files or folders with rows.jsonl.
         data: the folder of offline data for tasks, as `--data` of `lingshu eval`; None downloads.
         radius: bits of 256 in which near images may differ, 0 to 31.
-        drop: the kinds of overlap that drop a sample; for other kinds the note `overlap` names the
-            test item.
+        drop: kinds of overlap that drop a sample; for others the note `overlap` names the item.
 
     Drops: overlap_KIND.
     """

@@ -27,8 +27,7 @@ def step(*, extra: bool = True, max_identifiers: int | None = None) -> MapStep:
         extra: whether the values of `meta.extra` are scrubbed too.
         max_identifiers: a sample with more identifiers than this is dropped; None keeps all.
 
-    Drops: too_many_identifiers. Changed samples carry the note `scrubbed` with the counts of each
-    kind.
+    Drops: too_many_identifiers. Changed samples carry the note `scrubbed` with counts by kind.
     """
     check_minimum("scrub_identifiers", 0, max_identifiers=max_identifiers)
 

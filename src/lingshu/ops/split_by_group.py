@@ -3,8 +3,7 @@
 Samples that share `meta.group` or an image (equal files) belong together, also through a third one,
 and go to one side as a whole. The side is decided by a hash of their names and the seed, not
 counted out: adding data leaves the others where they were, unless it joins two groups. The share is
-therefore met in expectation; with few groups try another seed if the counts in the card do not
-suit.
+therefore met in expectation; with few groups try another seed if the card's counts do not suit.
 """
 
 from __future__ import annotations

@@ -145,8 +145,7 @@ def step(
         overwrite: whether a modality that the source states is predicted again.
         on_uncertain: `keep` (untagged) or `drop` samples that it abstains on.
 
-    Only the first image counts. Drops: modality_unsure. Tagged samples carry the note
-    `modality_by`.
+    Only the first image counts. Drops: modality_unsure. Tagged samples have a note `modality_by`.
     """
     options: dict[str, Any] = {
         "min_probability": min_probability,
@@ -191,9 +190,9 @@ def step(
 def tagging_step(
     encode: Callable[[NDArray[np.uint8]], Vector], head: Path, **options: Any
 ) -> MapStep:
-    """The step for any encoder: `encode` computes the feature vector of height x width x 3 RGB
-    values that `head` was trained on; options are `min_probability`, `overwrite` and `on_uncertain`
-    of `step`.
+    """The step for any encoder, with the options of `step` after `prompts`.
+
+    `encode` computes the vector of height x width x 3 RGB values that `head` was trained on.
     """
     return _build_step(
         lambda: _head_predictor(load_classifier(head), encode, "head"), (str(head),), **options

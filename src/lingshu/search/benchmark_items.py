@@ -22,8 +22,7 @@ def benchmark_items(
 ) -> Iterator[BenchmarkItem]:
     """One item for each turn of the user, all under the sample's id and with its images.
 
-    A turn's reply belongs to it; in an unanswered sample the gold replaces it, unless it is a
-    letter.
+    A turn's reply belongs to it; in an unanswered sample the gold does, unless it is a letter.
     """
     studies = tuple(
         dict.fromkeys(v for name in ("group", *STUDY_FACETS) if (v := sample.meta.facet(name)))

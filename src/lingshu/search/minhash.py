@@ -59,8 +59,7 @@ def find_similar_pairs(
     """Pairs of texts whose 5-word shingles have a Jaccard similarity of at least `threshold`.
 
     Of the pairs at similarity 0.7 about 85% are found, at 0.8 99.7%, at 0.9 all but 1 in 10^7. The
-    copies of a text are only paired with its first row. A text of fewer than five words has no
-    shingle and is never found.
+    copies of a text are only paired with its first row. A text under five words is never found.
     """
     ngrams, n_texts = hash_ngrams(tokens, SHINGLE), len(tokens.offsets) - 1
     text_shingles = group_shingles(ngrams, n_texts=n_texts)

@@ -41,8 +41,7 @@ def find_masks(names: Iterable[str], rule: Sequence[str] | None) -> MaskIndex:
 
     The replacement may hold groups (`\\1`) and asterisks: by `["\\.png$", "_mask*.png"]` a file may
     have several masks. An asterisk does not continue a number (`case1*.png` is not `case10.png`),
-    and of several files whose asterisks reach one mask it belongs to those that name more of its
-    path.
+    and a mask that several files reach belongs to those that name more of its path.
 
     Raises:
         InputError: an invalid rule, or one that finds no mask at all.
@@ -102,8 +101,7 @@ def _match_wildcard(sorted_names: Sequence[str], template: str) -> list[str]:
 def region_metadata(mask: NDArray[np.generic], names: Mapping[str, str]) -> dict[str, str]:
     """The boxes of a mask (height x width, 0 outside), and the names of its values; or nothing.
 
-    Each value has its own boxes, so that regions that touch stay apart; `names` maps values, as
-    text, to names.
+    Each value has its own boxes: regions that touch stay apart. `names` maps values as text.
     """
     import numpy as np
 

@@ -60,8 +60,7 @@ class DicomFile:
 
         Raises:
             NoPixelDataError: the file holds no pixel data.
-            ImageError: damaged, truncated, larger than 50 megapixels a frame, or of a transfer
-                syntax without a decoder.
+            ImageError: damaged, truncated, over 50 megapixels a frame, or without a decoder.
         """
         return (values for _, values in decode_frames(self._elements, self._name, frames))
 

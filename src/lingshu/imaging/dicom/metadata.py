@@ -33,8 +33,7 @@ class DicomMetadata:
     column) in mm, `position` is in mm along the normal of the image plane, `instance_number` is the
     number in the series, `series_number` that of the series in its study. `sop_class` and
     `transfer_syntax` are names of the DICOM standard. `burned_in` is what the file states,
-    `burned_in_risk` our estimate: "stated" by the file, "likely" for kinds of image that often hold
-    text, else "low".
+    `burned_in_risk` our estimate: "stated" by the file, "likely" for kinds that often hold text.
     """
 
     patient: str | None

@@ -100,8 +100,7 @@ def series_sort_key(metadata: DicomMetadata, default: int) -> tuple[float, int]:
 def read_study(files: Sequence[NamedSource], *, key: bytes, strict: bool) -> Study:
     """Group DICOM files by series and sort them; an image that occurs twice counts once.
 
-    With `strict` a file that is not a DICOM image raises; without, it is left out and counted.
-    `key` hashes the ids.
+    A file that is not a DICOM image raises if `strict`, else it is counted. `key` hashes the ids.
 
     Raises:
         ImageError: with `strict`, the first bad file.

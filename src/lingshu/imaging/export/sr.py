@@ -1,7 +1,6 @@
 """A draft as a DICOM Basic Text SR: PARTIAL, UNVERIFIED and PRELIMINARY, with its author named.
 
-Source: DICOM PS3.3 A.35.1 (Basic Text SR), C.17 (SR modules); PS3.16 TID 2000 (report), TID 1002 to
-1004 (observer), CID 7000.
+Source: DICOM PS3.3 A.35.1 (Basic Text SR), C.17 (SR modules); PS3.16 TID 2000, 1002-1004, CID 7000.
 """
 
 from __future__ import annotations
