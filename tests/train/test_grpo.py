@@ -446,7 +446,7 @@ def test_bad_questions_are_dropped_and_counted() -> None:
     items = [question(0), Drop("row-3", "no_gold"), long, broken]
     found = encode_questions(items, processor, instruction="", max_prompt_tokens=64, cache_mb=1)
     assert len(found) == 1 and found.drops == {"no_gold": 1, "too_long": 1, "bad_image": 1}
-    assert "64 are left beside the reply" in found.drop_examples[1]
+    assert "64 are left next to the reply" in found.drop_examples[1]
     assert found.sample(0).tiles and not found.encodings[0].tiles
     with pytest.raises(TrainingError, match=r"no question is left to learn from \(no_gold 1\)"):
         encode_questions([items[1]], processor, instruction="", max_prompt_tokens=64, cache_mb=1)

@@ -122,7 +122,7 @@ def encode_samples(
         elif isinstance(encoded, EncodedSample) and len(encoded) > max_tokens:
             limit = f"max_tokens is {max_tokens}"
             if not supervised:
-                limit = f"{max_tokens} are left beside the reply"
+                limit = f"{max_tokens} are left next to the reply"
             encoded = Drop(item.id, "too_long", f"{len(encoded)} tokens, {limit}")
         if isinstance(encoded, Drop):
             drops[encoded.reason] += 1
