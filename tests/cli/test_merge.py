@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 import torch
 
 from lingshu.cli.main import main
-from lingshu.core.artifacts import check_checkpoint
+from lingshu.core.files import check_manifest
 from lingshu.core.run_card import RunCard
 from lingshu.models.export import export
 from lingshu.models.load import load
@@ -47,7 +47,7 @@ def test_the_merge_is_a_checkpoint_that_loads(
 ) -> None:
     a, b = models[family]
     assert run(a, b, "--weight", 0.25, "--out", tmp_path / "out") == 0
-    assert check_checkpoint(tmp_path / "out")
+    assert check_manifest(tmp_path / "out")
     merged_state, first_state = (
         load(str(tmp_path / "out")).model.state_dict(),
         load(str(a)).model.state_dict(),

@@ -14,7 +14,6 @@ import pytest
 
 from lingshu.core.artifacts import (
     ReplyStore,
-    check_checkpoint,
     dataset_digest,
     dataset_schema,
     open_dataset,
@@ -324,24 +323,6 @@ def test_an_index_finds_replies_behind_blank_lines_and_of_any_letters(tmp_path: 
     assert {key: reply.text for key, reply in merged_replies(tmp_path, set(texts)).items()} == texts
     with ReplyIndex(tmp_path, {"a"}) as replies:
         assert replies.get("b") is None and replies.get(None) is None
-
-
-def test_a_checkpoint_is_identified_by_its_content(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    for path, message in ((folder, "is not a folder"), (tmp_path, "config.json is missing")):
-        with pytest.raises(ArtifactError, match=message):
-            check_checkpoint(path)
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    foreign = check_checkpoint(folder)
-    write_manifest(folder)
-    lingshu_run = check_checkpoint(folder)
-    (folder / "model.safetensors").write_bytes(b"weight")
-    with pytest.raises(ArtifactError, match="truncated or changed"):
-        check_checkpoint(folder)
-    (folder / "manifest.json").unlink()
-    assert len({foreign, lingshu_run, check_checkpoint(folder)}) == 3
 
 
 def test_a_sample_survives_json() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from lingshu.core.errors import ArtifactError, ConfigError, InputError
 from lingshu.weights.base import MergeWeights
 from lingshu.weights.output import MergePlan, merge
+from tests.support.checkpoint_files import write_model
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -131,10 +133,13 @@ def test_what_factors_do_not_define_is_refused(tmp_path: Path, pair: tuple[Path,
         with pytest.raises(InputError, match=key if key != "bias" else "biases"):
             merge(MergePlan((a, b)), tmp_path / "out", MergeWeights((0.5, 0.5)))
     (b / "adapter_config.json").write_text(json.dumps(settings))
-    (b / "config.json").write_text("{}")
+    model = write_model(tmp_path / "model", {"x": torch.ones(1)})
     with pytest.raises(InputError, match="merge the adapter into its base first"):
-        merge(MergePlan((a, b)), tmp_path / "out", MergeWeights((0.5, 0.5)))
-    (b / "config.json").unlink()
+        merge(MergePlan((a, model)), tmp_path / "out", MergeWeights((0.5, 0.5)))
+    for name in ("adapter_config.json", ADAPTER):
+        shutil.copy(a / name, model)
+    with pytest.raises(ArtifactError, match=r"holds an adapter .* alongside a whole model"):
+        merge(MergePlan((model, model)), tmp_path / "out", MergeWeights((0.5, 0.5)))
     broken = {name: tensor.fill_(float("nan")) for name, tensor in load_file(b / ADAPTER).items()}
     save_file(broken, b / ADAPTER)
     with pytest.raises(ArtifactError, match="lora_A"):

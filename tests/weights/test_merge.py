@@ -16,9 +16,8 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 import torch
 
-from lingshu.core.artifacts import check_checkpoint
 from lingshu.core.errors import ArtifactError, ConfigError, InputError
-from lingshu.core.files import sha256_file, write_manifest
+from lingshu.core.files import check_manifest, sha256_file, write_manifest
 from lingshu.core.run_card import read_run_card
 from lingshu.weights.base import MergeWeights, weighted_sum
 from lingshu.weights.output import MergePlan, find_merged_path, merge, merge_path
@@ -138,7 +137,7 @@ def test_the_result_is_a_checkpoint_with_the_first_ones_files_and_a_card(tmp_pat
     (a / "modeling.py").write_text("raise SystemExit")
     write_manifest(b)
     merge(MergePlan((a, b)), tmp_path / "out", weights_at(0.25))
-    assert check_checkpoint(tmp_path / "out")
+    assert check_manifest(tmp_path / "out")
     card = read_run_card(tmp_path / "out")
     assert card["config"]["weights"] == [0.25, 0.75] and card["config"]["method"] == "linear"
     assert card["hashes"] == {
@@ -291,7 +290,7 @@ def test_a_killed_merge_leaves_no_model_and_the_older_one_intact(tmp_path: Path)
     assert (
         old.counts["tensors"] == 6
         and tensors_equal(read_model(tmp_path / "out"), before)
-        and check_checkpoint(tmp_path / "out")
+        and check_manifest(tmp_path / "out")
     )
     # What was begun has a hidden name, under which nobody looks for a model.
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == [
@@ -300,7 +299,7 @@ def test_a_killed_merge_leaves_no_model_and_the_older_one_intact(tmp_path: Path)
         "out",
     ]
     merge(MergePlan((a, b)), tmp_path / "out", weights_at(0.5))
-    assert check_checkpoint(tmp_path / "out") and not tensors_equal(
+    assert check_manifest(tmp_path / "out") and not tensors_equal(
         read_model(tmp_path / "out"), before
     )
 

@@ -321,32 +321,6 @@ def read_dataset(folder: Path) -> Iterator[Sample]:
                 row_index += 1
 
 
-# --- CHECKPOINT
-
-
-def check_checkpoint(folder: Path) -> str:
-    """Check a CHECKPOINT folder and return the digest that identifies its content.
-
-    Raises:
-        ArtifactError: it is not a model folder, or a file is missing, truncated or changed.
-    """
-    if not folder.is_dir():
-        raise ArtifactError(
-            f"{folder} is not a folder; give a checkpoint folder, a hub id, or http(s)://host/v1#name."
-        )
-    if not (folder / "config.json").is_file():
-        raise ArtifactError(
-            f"{folder} is not a model folder (config.json is missing); give the folder that `lingshu"
-            " train` names as its checkpoint."
-        )
-    files = check_manifest(folder)
-    if files is not None:
-        return digest({name: info["sha256"] for name, info in files.items() if name != "run.json"})
-    # A folder of another program: sizes and small files identify it without hashing gigabytes.
-    paths = [(path, path.stat().st_size) for path in sorted(folder.iterdir()) if path.is_file()]
-    return digest({p.name: size if size > 1 << 20 else p.read_bytes().hex() for p, size in paths})
-
-
 # --- REPLIES
 
 

@@ -7,9 +7,10 @@ The command line prints it and exits with 2.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 
@@ -87,6 +88,21 @@ def parse_names(text: str, known: Sequence[str], *, what: str, option: str) -> t
     if not names:
         raise InputError(f"{option} names nothing; choose among {', '.join(known)}.")
     return tuple(name for name in known if name in names)
+
+
+@contextlib.contextmanager
+def library_errors(what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever a library raises about files that others made into one ArtifactError."""
+    try:
+        yield
+    except LingshuError:
+        raise
+    except BaseException as error:
+        # A panic of a Rust library (tokenizers, safetensors) is not an Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        problem = f"{type(error).__name__}: {one_line(error)[:200]}"
+        raise ArtifactError(f"{what} ({problem}); {remedy}.") from error
 
 
 def suggest_name(name: str, candidates: Iterable[str]) -> str:

@@ -13,13 +13,22 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
 from lingshu.core.errors import ArtifactError, InputError, StorageError
 
 MANIFEST = "manifest.json"
+CACHED_BYTES = 1 << 20  # smaller files are hashed again: that is faster than a second file
+# A file that changed less than this before it was hashed could change again within one tick of the
+# clock of its file system, with equal times; the coarsest clocks in use tick every two seconds.
+SETTLED_NS = 2_500_000_000
+HASH_THREADS = 4
+
+FileStat = tuple[int, int, int, int, int]
 _DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ACCESS_ERRNOS = {
     *(errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -343,6 +352,78 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def cache_folder() -> Path:
+    """Where the hashes of files are remembered; it can be removed at any time."""
+    return Path.home() / ".cache" / "lingshu" / "sha256"
+
+
+def file_stat(path: Path) -> FileStat:
+    """Device, inode, size, modification and change time of a file: other ones, another content.
+
+    Raises:
+        ArtifactError: the file cannot be read.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def sha256_files(paths: Sequence[Path]) -> list[str]:
+    """The sha256 of each file, large ones in parallel and only once as long as they do not change.
+
+    An entry of the cache counts only for a file with the same path, device, inode, size,
+    modification time and change time. The change time is set by the system alone, so a copy that
+    keeps its modification time (`cp -p`, rsync) is noticed as well.
+
+    Raises:
+        ArtifactError: a file cannot be read, or changes while it is read.
+    """
+    with ThreadPoolExecutor(min(HASH_THREADS, os.cpu_count() or 1)) as executor:
+        return list(executor.map(_sha256, paths))
+
+
+def _sha256(path: Path) -> str:
+    started_ns, stat = time.time_ns(), file_stat(path)
+    is_large = stat[2] >= CACHED_BYTES
+    path = path.resolve()
+    if is_large and (cached := _read_entry(path, stat)) is not None:
+        return cached
+    try:
+        sha256 = sha256_file(path)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    if file_stat(path) != stat:
+        raise ArtifactError(f"{path} changed while it was read; try again when it is complete.")
+    if is_large and stat[4] <= started_ns - SETTLED_NS:
+        _write_entry(path, {"path": str(path), "stat": list(stat), "sha256": sha256})
+    return sha256
+
+
+def _entry_file(path: Path) -> Path:
+    return cache_folder() / f"{sha256_bytes(os.fsencode(path))[:32]}.json"
+
+
+def _read_entry(path: Path, stat: FileStat) -> str | None:
+    """The remembered sha256; None for a missing, damaged or outdated entry."""
+    try:
+        value = json.loads(_entry_file(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: no home folder, or nested JSON
+        return None
+    if not isinstance(value, dict) or value.get("path") != str(path):
+        return None
+    sha256 = value.get("sha256")
+    is_current = value.get("stat") == list(stat) and isinstance(sha256, str) and len(sha256) == 64
+    return sha256 if is_current else None
+
+
+def _write_entry(path: Path, value: dict[str, object]) -> None:
+    # Without a place for the cache every start hashes again, which is slower and no less right.
+    with contextlib.suppress(OSError, StorageError, RuntimeError):
+        write_json(_entry_file(path), value)
+
+
 def digest(value: object) -> str:
     """sha256 of a JSON-able value in its canonical form (sorted keys, no blanks)."""
     return sha256_bytes(_CANONICAL_ENCODER.encode(value).encode())
@@ -366,8 +447,12 @@ def write_manifest(
     return files
 
 
-def check_manifest(folder: Path) -> dict[str, dict[str, object]] | None:
+def check_manifest(
+    folder: Path, *, hash_files: Callable[[Sequence[Path]], list[str]] | None = None
+) -> dict[str, dict[str, object]] | None:
     """Compare `folder` with its manifest; None if it has none (a folder of another program).
+
+    `hash_files` returns the sha256 of files, by default of what is read now.
 
     Raises:
         ArtifactError: a listed file is missing, has another size or other content.
@@ -392,8 +477,10 @@ def check_manifest(folder: Path) -> dict[str, dict[str, object]] | None:
                 f"{path} has {path.stat().st_size} bytes, {MANIFEST} says {info['bytes']}: it is"
                 f" truncated or changed; {remedy}"
             )
-    for name, info in files.items():
-        if sha256_file(folder / name) != info["sha256"]:
+    paths = [folder / name for name in files]
+    hashes = hash_files(paths) if hash_files else map(sha256_file, paths)
+    for (name, info), sha256 in zip(files.items(), hashes, strict=True):
+        if sha256 != info["sha256"]:
             raise ArtifactError(
                 f"{folder / name} does not match its sha256 in {MANIFEST}; {remedy}"
             )

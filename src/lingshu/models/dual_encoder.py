@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lingshu.core.errors import ArtifactError, one_line
-from lingshu.models.load import no_progress_bars, refuse_custom_code
+from lingshu.core.errors import ArtifactError, library_errors
+from lingshu.models.load import no_progress_bars
+from lingshu.weights.checkpoint_files import COPY_AGAIN, read_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,26 +70,22 @@ def open_dual_encoder(folder: Path) -> DualEncoder:
         raise ArtifactError(
             f"{folder} holds no config.json; give the folder of an encoder such as CLIP or SigLIP."
         )
-    refuse_custom_code(folder)
+    read_config(folder)
     torch.set_num_threads(1)
-    try:
-        with no_progress_bars():
-            loaded = transformers.AutoModel.from_pretrained(
-                folder,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-            model, loading_info = cast("tuple[Any, dict[str, Any]]", loaded)
-            image_processor = transformers.AutoImageProcessor.from_pretrained(
-                folder, local_files_only=True, backend="pil"
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ArtifactError(
-            f"{folder} cannot be opened as an encoder ({one_line(error)[:200]})."
-        ) from error
+    with no_progress_bars(), library_errors(f"{folder} cannot be opened as an encoder", COPY_AGAIN):
+        stock = {"local_files_only": True, "trust_remote_code": False}
+        loaded = transformers.AutoModel.from_pretrained(
+            folder,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **stock,
+        )
+        model, loading_info = cast("tuple[Any, dict[str, Any]]", loaded)
+        image_processor = transformers.AutoImageProcessor.from_pretrained(
+            folder, backend="pil", **stock
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **stock)
     if missing := sorted(loading_info["missing_keys"]):
         # transformers would fill them with random numbers.
         raise ArtifactError(

@@ -1,4 +1,4 @@
-"""Open a checkpoint: check the folder, refuse custom code, build the family's stock class."""
+"""Open a checkpoint: its files, the stock class of its family with its values, its processor."""
 
 from __future__ import annotations
 
@@ -10,15 +10,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image as PIL
 
-from lingshu.core.artifacts import check_checkpoint
-from lingshu.core.errors import ArtifactError, one_line
-from lingshu.core.files import digest, read_json
+from lingshu.core.errors import ArtifactError, library_errors, one_line
+from lingshu.core.files import digest
+from lingshu.core.types import Message
 from lingshu.models.base import VisionLanguageFamily, family_of
+from lingshu.models.checkpoint_tensors import (
+    MetaModel,
+    open_meta_model,
+    read_stock_config,
+    stored_tensors,
+)
 from lingshu.models.processor import Processor, load_processor
-from lingshu.weights.safetensors_io import read_headers
+from lingshu.weights.checkpoint_files import (
+    COPY_AGAIN,
+    GENERATION_CONFIG,
+    INDEX_FILE,
+    SINGLE_FILE,
+    CheckpointFiles,
+    indexed_files,
+    open_checkpoint,
+    read_config,
+)
 
 HUB_ID_PATTERN = re.compile(r"[\w.-]+/[\w.-]+")
+# What is fetched of a model besides its weights: never code or pickles.
+SMALL_FILE_PATTERNS = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken")
+# Floating-point operations that a model on a CPU may spend on being tried at load: seconds.
+PROBE_OPERATIONS = 1e12
 
 
 @contextmanager
@@ -51,41 +71,15 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
 
 
-def refuse_custom_code(folder: Path) -> dict[str, Any]:
-    """The config.json of a folder.
+def open_model_files(folder: Path) -> tuple[CheckpointFiles, VisionLanguageFamily]:
+    """The files and the family of a checkpoint folder, after every check that needs no model.
 
     Raises:
-        ArtifactError: it would run its own code.
+        ArtifactError: not a model folder, damaged files, pickled weights, custom code, files that
+            are not part of the model, or an unknown family.
     """
-    config = read_json(folder / "config.json")
-    if "auto_map" in config:
-        raise ArtifactError(
-            f"{folder} asks to run its own code (auto_map in config.json); only stock model classes"
-            " are loaded."
-        )
-    return config
-
-
-def check_model_folder(folder: Path) -> tuple[VisionLanguageFamily, str]:
-    """The family and digest of a checkpoint folder, after every check that needs no model.
-
-    Raises:
-        ArtifactError: not a model folder, damaged files, pickled weights, custom code, or an
-            unknown family.
-    """
-    checkpoint_digest = check_checkpoint(folder)
-    config = refuse_custom_code(folder)
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        names = sorted(path.name for path in folder.iterdir())
-        pickled = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
-        remedy = "copy the folder again."
-        if pickled:
-            remedy = f"{pickled[0]} is pickled and is refused; convert it to safetensors."
-        raise ArtifactError(f"{folder} holds no safetensors weights; {remedy}")
-    for path in weights:
-        read_headers(path)
-    return family_of(str(config.get("model_type"))), checkpoint_digest
+    files = open_checkpoint(folder)
+    return files, family_of(str(files.config.get("model_type")))
 
 
 def load(
@@ -100,35 +94,96 @@ def load(
     Raises:
         ArtifactError: the folder or hub id cannot be used; the message says why and what to do.
     """
-    family, checkpoint_digest = identify(name, revision=revision)
-    try:
-        with no_progress_bars():
-            model = family.stock_class.from_pretrained(
-                name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ArtifactError(
-            f"{name} cannot be loaded as {family.model_class}: {one_line(error)[:300]}"
-        ) from error
+    folder, commit_digest = _local_folder(name, revision, with_weights=True)
+    files, family = open_model_files(folder)
+    meta = open_meta_model(files, family)
+    checkpoint_digest = commit_digest or files.digest()
+    model = _read_values(files, meta, dtype)
     model.to(device).eval()
-    processor = load_processor(name, family, model.config, revision=revision)
-    return LoadedModel(model, processor, short_name(name), checkpoint_digest)
+    processor = load_processor(folder, family, model.config)
+    loaded = LoadedModel(model, processor, short_name(name), checkpoint_digest, notes=files.notes)
+    files.check_unchanged()
+    _check_it_answers(loaded, folder)
+    return loaded
+
+
+def _read_values(files: CheckpointFiles, meta: MetaModel, dtype: torch.dtype) -> Any:
+    """The stock model with the values of a checkpoint, tensor by tensor.
+
+    transformers is given the configuration and the tensors and no path, so that it finds no other
+    file: no adapter, no code, no second set of weights.
+    """
+    from transformers import GenerationConfig
+
+    broken: list[str] = []
+    settings = files.settings(GENERATION_CONFIG)
+    model_class = type(meta.model)
+    with (
+        no_progress_bars(),
+        library_errors(f"{files.folder} cannot be loaded as {model_class.__name__}", COPY_AGAIN),
+    ):
+        model, info = model_class.from_pretrained(
+            None,
+            config=meta.model.config,
+            state_dict=dict(stored_tensors(files, meta.locations, broken)),
+            generation_config=GenerationConfig.from_dict(settings) if settings else None,
+            dtype=dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    if broken:
+        problem = f"{len(broken)} tensors hold values that are not finite numbers (NaN or infinite)"
+        raise ArtifactError(
+            f"{files.folder}: {problem}, such as {sorted(broken)[0]}; the model is broken,"
+            f" {COPY_AGAIN}."
+        )
+    if unread := sorted(info["missing_keys"]) or sorted(map(str, info["mismatched_keys"])):
+        raise ArtifactError(
+            f"{files.folder}: {unread[0]} could not be read as {model_class.__name__}; {COPY_AGAIN}."
+        )
+    return model
+
+
+def _check_it_answers(loaded: LoadedModel, folder: Path) -> None:
+    """Compute the next token of a short question about a gray image: settings that do not fit each
+    other must not be found by the first user.
+
+    Raises:
+        ArtifactError: it fails, or gives no finite numbers.
+    """
+    model, processor = loaded.model, loaded.processor
+    with library_errors(f"{folder} cannot answer", "its settings do not fit its weights"):
+        question = Message("user", (0, "Is there a lesion?"))
+        encoded = processor.encode([question], processor.tiles([PIL.new("RGB", (56, 56))]))
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        if model.device.type == "cpu" and 2 * parameters * len(encoded) > PROBE_OPERATIONS:
+            encoded = processor.encode([Message("user", ("Is there a lesion?",))], [])
+        batch = processor.collate([encoded], pad="left")
+        inputs = {key: tensor.to(model.device) for key, tensor in batch.items() if key != "labels"}
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+        with torch.inference_mode():
+            logits_V = model(**inputs, use_cache=False).logits[0, -1]
+    if not torch.isfinite(logits_V).all():
+        raise ArtifactError(
+            f"{folder} answers with values that are not finite numbers; {COPY_AGAIN}."
+        )
 
 
 def load_on_meta(name: str) -> LoadedModel:
     """Like `load`, but the model has no values (torch's meta device): for a process that receives
-    its weights from another.
+    its weights from another. Its parameters are those of `load`.
 
     Nothing is hashed, so `digest` is empty: the other process has checked the folder.
 
     Raises:
         ArtifactError: as load.
     """
-    config = _read_config(name)
-    family = family_of(config.model_type)
-    with torch.device("meta"):
-        model = family.stock_class._from_config(config, dtype=torch.float32).eval()
-    return LoadedModel(model, load_processor(name, family, config), short_name(name), "")
+    folder, _ = _local_folder(name, None, with_weights=True)
+    files, family = open_model_files(folder)
+    model = open_meta_model(files, family).model
+    processor = load_processor(folder, family, model.config)
+    return LoadedModel(model, processor, short_name(name), "", notes=files.notes)
 
 
 def open_processor(folder: Path) -> Processor:
@@ -137,19 +192,8 @@ def open_processor(folder: Path) -> Processor:
     Raises:
         ArtifactError: as load.
     """
-    family, _ = check_model_folder(folder)
-    return load_processor(folder, family, _read_config(str(folder)))
-
-
-def _read_config(name: str) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{name} cannot be read by this process: {one_line(error)[:200]}"
-        ) from error
+    files, family = open_model_files(folder)
+    return load_processor(folder, family, read_stock_config(files, family))
 
 
 def empty_meta_copy(model: Any) -> Any:
@@ -168,20 +212,39 @@ def short_name(name: str) -> str:
 def identify(name: str, *, revision: str | None = None) -> tuple[VisionLanguageFamily, str]:
     """The family and digest of a checkpoint folder or hub id, before any weights are read.
 
+    The digest is that of the content of its files; for a hub id, of the commit.
+
     Raises:
         ArtifactError: the folder or hub id cannot be used; the message says why and what to do.
     """
+    folder, commit_digest = _local_folder(name, revision, with_weights=False)
+    if commit_digest is not None:
+        return family_of(str(read_config(folder).get("model_type"))), commit_digest
+    files, family = open_model_files(folder)
+    return family, files.digest()
+
+
+def _local_folder(
+    name: str, revision: str | None, *, with_weights: bool
+) -> tuple[Path, str | None]:
+    """The folder of a model; for a hub id its download, and the digest of its commit."""
     if Path(name).is_dir() or not HUB_ID_PATTERN.fullmatch(name):
-        return check_model_folder(Path(name))
-    from transformers import AutoConfig
+        return Path(name), None
+    from huggingface_hub import snapshot_download
 
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        folder = Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(SMALL_FILE_PATTERNS))
+        )
+        # The resolved commit, so that a moved branch is another model to every cache.
+        commit = folder.name
+        if with_weights:
+            index = folder / INDEX_FILE
+            weights = indexed_files(index) if index.is_file() else (SINGLE_FILE,)
+            snapshot_download(name, revision=commit, allow_patterns=list(weights))
+    except (OSError, ValueError, RuntimeError) as error:
         raise ArtifactError(
             f"{name} is neither a folder here nor can it be fetched from the hub"
             f" ({one_line(error)[:200]})."
         ) from error
-    # The resolved commit, so that a moved branch is another model to every cache.
-    commit = getattr(config, "_commit_hash", None) or revision
-    return family_of(config.model_type), digest([name, commit])
+    return folder, digest([name, commit])

@@ -18,7 +18,8 @@ import torch
 
 from lingshu.core.errors import ArtifactError, suggest_name
 from lingshu.models.base import VisionLanguageFamily, VisionTowerSpec, family_of
-from lingshu.models.load import HUB_ID_PATTERN, check_model_folder
+from lingshu.models.checkpoint_tensors import build_meta_model, open_meta_model
+from lingshu.models.load import HUB_ID_PATTERN, open_model_files
 from lingshu.models.model_spec import PARTS, Part, TinyModel
 from lingshu.models.tiny import tiny_config
 
@@ -135,8 +136,6 @@ def build_on_meta(model: str | TinyModel) -> tuple[VisionLanguageFamily, Any]:
     Raises:
         ArtifactError: as load_shapes.
     """
-    from transformers import AutoConfig
-
     if isinstance(model, TinyModel):
         family = family_of(model.family)
         config = tiny_config(family, model, _TokenizerStub(model.vocab_size))
@@ -148,7 +147,6 @@ def build_on_meta(model: str | TinyModel) -> tuple[VisionLanguageFamily, Any]:
             raise ArtifactError(
                 f"the sizes of {model!r} are unknown; {suggest_name(model, released_models())}"
             )
-        family, _ = check_model_folder(Path(model))
-        config = AutoConfig.from_pretrained(model)
-    with torch.device("meta"):
-        return family, family.stock_class._from_config(config)
+        files, family = open_model_files(Path(model))
+        return family, open_meta_model(files, family).model
+    return family, build_meta_model(family, config)

@@ -23,7 +23,8 @@ from torch import Tensor
 from lingshu.core.errors import ArtifactError, ConfigError, InputError
 from lingshu.core.files import sha256_file, storage_errors, write_json
 from lingshu.weights.base import COMPUTE_DTYPES, TORCH_DTYPES, MergeMethod, endpoint_model
-from lingshu.weights.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FLOAT_DTYPES, ModelFolder
+from lingshu.weights.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from lingshu.weights.folder import FLOAT_DTYPES, ModelFolder
 from lingshu.weights.merge import MergeSources, MergeTarget, StreamStats
 
 LORA_FACTOR_PATTERN = re.compile(r"(?P<module>.+)\.lora_(embedding_)?(?P<side>[AB])(\.weight)?")

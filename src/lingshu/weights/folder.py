@@ -9,10 +9,15 @@ from typing import Any
 
 from lingshu.core.errors import ArtifactError
 from lingshu.core.files import MANIFEST, read_json
-from lingshu.weights.safetensors_io import TensorLocation, read_headers
+from lingshu.weights.checkpoint_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    check_no_adapter,
+    read_tensor_locations,
+    weight_files,
+)
+from lingshu.weights.safetensors_io import TensorLocation
 
-INDEX_FILE = "model.safetensors.index.json"
-ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FLOAT_DTYPES = {"BF16", "F16", "F32", "F64"}
 
 
@@ -63,49 +68,13 @@ def open_model_folder(path: Path, label: str) -> ModelFolder:
     if not is_adapter and not is_model:
         problem = "is not a model folder (config.json is missing)"
         raise ArtifactError(f"{path} {problem}; give the folder of a checkpoint.")
-    files = (ADAPTER_WEIGHTS,) if is_adapter else _weight_files(path)
-    tensors: dict[str, TensorLocation] = {}
-    for name in files:
-        headers = read_headers(path / name)
-        for tensor in headers.keys() & tensors.keys():
-            problem = f"holds tensor {tensor!r} twice, in {tensors[tensor].file} and {name}"
-            raise ArtifactError(f"{path} {problem}; copy the folder again.")
-        tensors |= headers
     if not is_adapter:
-        _check_index(path, tensors)
+        check_no_adapter(path)
+    files = (ADAPTER_WEIGHTS,) if is_adapter else weight_files(path)
+    tensors = read_tensor_locations(path, files)
     config = read_json(path / (ADAPTER_CONFIG if is_adapter else "config.json"))
     hashes = _manifest_hashes(path, files)
     return ModelFolder(path, label, is_adapter, config, files, tensors, hashes)
-
-
-def _weight_files(path: Path) -> tuple[str, ...]:
-    """The files that the index names, or every safetensors file of a folder without one."""
-    index = path / INDEX_FILE
-    if not index.is_file():
-        found = tuple(sorted(file.name for file in path.glob("*.safetensors")))
-        if not found:
-            remedy = "convert them, or copy the folder again"
-            raise ArtifactError(f"{path} holds no safetensors weights; {remedy}.")
-        return found
-    weight_map = read_json(index).get("weight_map")
-    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ArtifactError(f"{index} has no weight_map; copy the folder again.")
-    # A name in a downloaded index must not lead out of its folder.
-    outside = next((name for name in sorted(names) if Path(name).name != name), None)
-    if outside is not None:
-        problem = f"names {outside!r}, which is not a file of this folder"
-        raise ArtifactError(f"{index} {problem}; copy the folder again.")
-    return tuple(sorted(set(names)))
-
-
-def _check_index(path: Path, tensors: Mapping[str, TensorLocation]) -> None:
-    if not (path / INDEX_FILE).is_file():
-        return
-    missing = [name for name in read_json(path / INDEX_FILE)["weight_map"] if name not in tensors]
-    if missing:
-        problem = f"{len(missing)} tensors that {INDEX_FILE} names, such as {missing[0]!r}"
-        raise ArtifactError(f"{path} lacks {problem}; copy the folder again.")
 
 
 def _manifest_hashes(path: Path, files: tuple[str, ...]) -> dict[str, str]:

@@ -18,10 +18,9 @@ from lingshu.core.files import atomic_folder, read_json, storage_errors, write_j
 from lingshu.core.run_card import RUN_CARD, RunCard, read_run_card, write_run_card
 from lingshu.weights.adapters import merge_adapters
 from lingshu.weights.base import MergeMethod, MergeWeights
+from lingshu.weights.checkpoint_files import INDEX_FILE, without_code_keys
 from lingshu.weights.compatibility import PROCESSOR_FILES, TOKENIZER_FILES, DtypePolicy
-from lingshu.weights.folder import INDEX_FILE
 from lingshu.weights.merge import MergeSources, MergeTarget, StreamStats, open_sources, stream_merge
-from lingshu.weights.stock_model import without_code_keys
 
 # Copied with the weights: settings, tokenizer, processor, chat template. Never code, pickles, or
 # what a trainer or an adapter left in the folder.

@@ -14,6 +14,7 @@ from copy import deepcopy
 from typing import Any
 
 from lingshu.core.errors import ArtifactError, one_line
+from lingshu.weights.checkpoint_files import without_code_keys
 
 # Fields of a configuration that do not change what a model computes: how it was written, names,
 # what only training uses (dropout, initialization), and what the files of the tokenizer and of the
@@ -30,23 +31,6 @@ INERT_FIELDS = frozenset(
 )
 # Modules that hold the whole model or its language model.
 OUTER_MODULES = frozenset(("base_model", "model", "language_model"))
-# Keys by which a file chooses code or kernels that are not those of the class.
-CODE_KEYS = frozenset(
-    [
-        *("auto_map", "custom_generate", "custom_pipelines"),
-        *(f"_{part}_implementation" for part in ("attn", "experts")),
-        *(f"_{part}_implementation_internal" for part in ("attn", "experts")),
-        *(f"{part}_implementation" for part in ("attn", "experts")),
-    ]
-)
-
-
-def without_code_keys(value: Any) -> Any:
-    """A value of a JSON file without the keys that choose code, at any depth."""
-    if isinstance(value, dict):
-        kept = ((key, item) for key, item in value.items() if key not in CODE_KEYS)
-        return {key: without_code_keys(item) for key, item in kept}
-    return [without_code_keys(item) for item in value] if isinstance(value, list) else value
 
 
 @contextmanager
