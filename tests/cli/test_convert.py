@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed")
 
 from lingshu.cli.main import main
-from lingshu.core.artifacts import check_checkpoint
+from lingshu.core.files import check_manifest
 from lingshu.core.run_card import RunCard
 from lingshu.models.export import export
 from tests.support.tiny import FAMILIES, tiny
@@ -26,7 +26,7 @@ def test_the_result_is_a_checkpoint_and_its_counts_are_printed(
     printed = capsys.readouterr().out
     n_values = sum(parameter.numel() for parameter in model.parameters())
     assert f"values {n_values:,}" in printed and f"converted: {tmp_path / 'out'}" in printed
-    assert check_checkpoint(tmp_path / "out")
+    assert check_manifest(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

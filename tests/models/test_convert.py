@@ -15,9 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-from lingshu.core.artifacts import check_checkpoint
 from lingshu.core.errors import ArtifactError, ConfigError
-from lingshu.core.files import read_json, write_json
+from lingshu.core.files import check_manifest, read_json, write_json
 from lingshu.core.run_card import RunCard
 from lingshu.models.convert import Conversion, convert
 from lingshu.models.export import export
@@ -203,7 +202,7 @@ def test_the_original_layout_gives_the_logits_of_its_weights(
     model = write_original(tmp_path / "source", kind=kind, tied=tied, vision=vision)
     converted = convert(Conversion(tmp_path / "source"), tmp_path / "out")
     assert converted.layout == "original InternVL"
-    assert check_checkpoint(tmp_path / "out")
+    assert check_manifest(tmp_path / "out")
     loaded = load(str(tmp_path / "out"))
     assert loaded.model.config.tie_word_embeddings is tied
     expected = model.state_dict()

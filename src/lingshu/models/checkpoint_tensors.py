@@ -184,7 +184,7 @@ def _check_complete(
             raise ArtifactError(f"{files.folder}: tensor {name} {problem}; {remedy}.")
 
 
-class StoredTensor:
+class LazyTensor:
     """A tensor that is read from its file, and checked, when transformers asks for its values.
 
     Values are read into memory of their own: a mapped file would change a running model when the
@@ -229,7 +229,7 @@ def is_finite(values: torch.Tensor) -> bool:
 
 def stored_tensors(
     files: CheckpointFiles, locations: Mapping[str, TensorLocation], broken: list[str]
-) -> Iterator[tuple[str, StoredTensor]]:
+) -> Iterator[tuple[str, LazyTensor]]:
     """The stored name and the values of each tensor."""
     for name, at in locations.items():
-        yield name, StoredTensor(files.folder / at.file, name, at, broken)
+        yield name, LazyTensor(files.folder / at.file, name, at, broken)

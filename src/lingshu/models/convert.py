@@ -20,10 +20,11 @@ from lingshu.core.files import atomic_folder, read_json, write_json, write_manif
 from lingshu.core.run_card import RunCard, write_run_card
 from lingshu.models.base import VisionLanguageFamily, family_of
 from lingshu.models.export import save_processor
-from lingshu.models.load import no_progress_bars, refuse_custom_code
+from lingshu.models.load import no_progress_bars
 from lingshu.models.original_internvl import MODEL_TYPE as ORIGINAL_INTERNVL
 from lingshu.models.original_internvl import read_original, rename_tensors
 from lingshu.models.processor import Processor, load_processor
+from lingshu.weights.checkpoint_files import read_config, without_code_keys
 from lingshu.weights.convert import (
     PickleSource,
     SafetensorsSource,
@@ -42,9 +43,6 @@ from lingshu.weights.safetensors_io import BackgroundThreads
 
 # Buffers that old versions stored with the weights and every version computes by itself.
 _COMPUTED_BUFFER = re.compile(r"rotary_emb\.inv_freq$|\.position_ids$")
-_FOREIGN_KEYS = re.compile(
-    r"auto_map|custom_generate|_?(attn|experts)_implementation.*|_name_or_path"
-)
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
 
@@ -181,10 +179,10 @@ def read_settings(folder: Path) -> _Settings:
             original.notes,
             stated,
         )
-    refuse_custom_code(folder)
+    read_config(folder)
     family = family_of(str(config.get("model_type")))
     with _foreign(folder / "config.json"):
-        stock = family.stock_class.config_class.from_dict(_without_foreign_keys(config))
+        stock = family.stock_class.config_class.from_dict(without_code_keys(config))
     with _foreign(folder):
         processor = load_processor(folder, family, stock)
     layout, stated = family.model_type, stock.tie_word_embeddings is False
@@ -193,19 +191,8 @@ def read_settings(folder: Path) -> _Settings:
 
 def _read_generation(folder: Path) -> dict[str, Any]:
     file = folder / "generation_config.json"
-    stated = _without_foreign_keys(read_json(file)) if file.is_file() else {}
+    stated = without_code_keys(read_json(file)) if file.is_file() else {}
     return {key: value for key, value in stated.items() if key != "transformers_version"}
-
-
-def _without_foreign_keys(value: Any) -> Any:
-    """Settings without keys that name code, at any depth."""
-    if isinstance(value, dict):
-        return {
-            key: _without_foreign_keys(item)
-            for key, item in value.items()
-            if not _FOREIGN_KEYS.fullmatch(key)
-        }
-    return [_without_foreign_keys(item) for item in value] if isinstance(value, list) else value
 
 
 def plan_tensors(

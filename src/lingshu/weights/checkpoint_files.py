@@ -196,6 +196,8 @@ def without_code_requests(value: Any) -> tuple[Any, list[str]]:
         kept = {}
         for key, item in value.items():
             here = f"{path}.{key}" if path else key
+            if key == "_name_or_path":  # a path of the machine that wrote the file
+                continue
             if key in CODE_KEYS or key in REDIRECTING_KEYS:
                 requests.extend([here] if item else [])
             elif IMPLEMENTATION_KEY.fullmatch(key):

@@ -21,7 +21,8 @@ from torch import Tensor
 from lingshu.core.errors import ArtifactError, ConfigError, one_line
 from lingshu.core.files import read_json, sha256_file, write_json
 from lingshu.weights.base import BLOCK_SIZE, TORCH_DTYPES
-from lingshu.weights.folder import INDEX_FILE, ModelFolder
+from lingshu.weights.checkpoint_files import INDEX_FILE
+from lingshu.weights.folder import ModelFolder
 from lingshu.weights.safetensors_io import (
     ELEMENT_BYTES,
     BackgroundThreads,
