@@ -21,10 +21,8 @@ from lingshu.core.types import (
     Image,
     Message,
     Meta,
-    Provenance,
     Sample,
     Sampling,
-    Task,
 )
 from lingshu.engines import echo
 from lingshu.evaluate.generate import generate
@@ -33,8 +31,8 @@ from lingshu.evaluate.report.render import static
 from lingshu.evaluate.report.sample_browser import Browser, outcome
 from lingshu.evaluate.thumbnails import Thumbnails, thumbnail
 from lingshu.imaging.read import image_bytes
-from lingshu.scoring import auto
 from tests.support.chromium import CHROMIUM, Tab, chromium, with_page
+from tests.support.evaluation import demo_task
 
 EVIL = (
     "</script><script>document.title='gone'</script><img src=x"
@@ -100,14 +98,7 @@ def image_samples(*shades: int) -> list[Sample]:
     ]
 
 
-TASK = Task(
-    "demo",
-    "Demo",
-    Provenance("made up", "CC0"),
-    lambda data: image_samples(0),
-    auto.score,
-    lambda seed: image_samples(0),
-)
+TASK = demo_task(image_samples(0))
 
 
 def generate_replies(samples: list[Sample], folder: Path, *, thumbnails: bool = True) -> None:

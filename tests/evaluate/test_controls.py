@@ -3,7 +3,7 @@ imply.
 """
 
 import json
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from lingshu.core.files import read_jsonl
 from lingshu.core.messages import user_turn
 from lingshu.core.prompts import build_prompt, instructions
 from lingshu.core.rows import LETTERS, with_choices
-from lingshu.core.types import Image, Meta, Provenance, Reply, Sample, Sampling, Task
+from lingshu.core.types import Image, Meta, Sample, Sampling, Task
 from lingshu.evaluate import controls, perturbations
 from lingshu.evaluate.controls import (
     CONTROL_NAMES,
@@ -32,7 +32,7 @@ from lingshu.evaluate.perturbations import N_PARAPHRASES, paraphrases
 from lingshu.evaluate.score import score
 from lingshu.imaging.cache import ImageCache
 from lingshu.imaging.read import encode_png, image_bytes, open_image
-from lingshu.scoring import auto
+from tests.support.evaluation import RecordingEngine, demo_task
 
 SLAKE = Path(__file__).parents[3] / "shared" / "data" / "slake_huatuo_vision_outputs"
 CHOICE = instructions()["choice", "en", "direct"]
@@ -52,54 +52,11 @@ def item(number: int, *, choices: tuple[str, ...] = COLORS, gold: str | None = N
 
 
 ITEMS = [item(i) for i in range(6)] + [item(i, choices=()) for i in range(6, 8)]
-TASK = Task(
-    "demo",
-    "Demo",
-    Provenance("made up", "CC0"),
-    lambda data: ITEMS,
-    auto.score,
-    lambda seed: ITEMS,
-    prompt=build_prompt,
-)
-
-
-class Recorder:
-    """Answers by `say`, and remembers what it was asked."""
-
-    model, digest, endpoint = "recorder", "d", None
-
-    def __init__(
-        self, answer: Callable[[Sample], str | None] | None = None, *, stop_after: int | None = None
-    ) -> None:
-        self.answer, self.stop_after = (
-            answer or (lambda sample: (sample.gold or ("",))[0]),
-            stop_after,
-        )
-        self.requested: list[Sample] = []
-
-    def generate(
-        self,
-        samples: Sequence[Sample],
-        sampling: Sampling,
-        *,
-        skip: Container[tuple[str, int]] = (),
-    ) -> Iterator[list[Reply]]:
-        for sample in samples:
-            if (sample.id, 0) in skip:
-                continue
-            if len(self.requested) == self.stop_after:
-                raise EngineError("the server went away; start it again.")
-            self.requested.append(sample)
-            text = self.answer(sample)
-            yield [
-                Reply(
-                    sample.id, text, error=None if text is not None else "HTTP 500", finish="stop"
-                )
-            ]
+TASK = demo_task(ITEMS, prompt=build_prompt)
 
 
 def run(
-    engine: Recorder,
+    engine: RecordingEngine,
     folder: Path,
     names: Sequence[str] = CONTROL_NAMES,
     *,
@@ -257,7 +214,7 @@ def test_a_reworded_sample_changes_its_instruction_alone():
 def test_a_model_that_uses_images_loses_accuracy_without_them(tmp_path):
     """It is right where it sees an image that is not black."""
     run(
-        Recorder(
+        RecordingEngine(
             lambda sample: sample.gold[0] if np.asarray(open_image(sample.images[0])).any() else "E"  # type: ignore[index]
         ),
         tmp_path,
@@ -274,7 +231,7 @@ def test_a_model_that_uses_images_loses_accuracy_without_them(tmp_path):
 
 
 def test_a_model_that_always_answers_a_is_detected(tmp_path):
-    run(Recorder(lambda sample: "A"), tmp_path, ["shuffle", "constant"], n_shuffles=4)
+    run(RecordingEngine(lambda sample: "A"), tmp_path, ["shuffle", "constant"], n_shuffles=4)
     shuffle = control_result(tmp_path, "shuffle")
     (line,) = shuffle.comparisons
     rows = [
@@ -302,7 +259,7 @@ def test_a_model_that_always_answers_a_is_detected(tmp_path):
 
 
 def test_a_model_that_knows_its_option_keeps_it_in_every_order(tmp_path):
-    run(Recorder(), tmp_path, ["shuffle"])
+    run(RecordingEngine(), tmp_path, ["shuffle"])
     shuffle = control_result(tmp_path, "shuffle")
     assert shuffle.consistency is not None and shuffle.consistency.value == 1.0
     assert (
@@ -312,14 +269,14 @@ def test_a_model_that_knows_its_option_keeps_it_in_every_order(tmp_path):
 
 def test_an_item_with_two_options_has_one_other_order(tmp_path):
     items = [item(0, choices=("red", "green")), item(1, choices=("red", "green", "blue"))]
-    engine = Recorder()
+    engine = RecordingEngine()
     run(engine, tmp_path, ["shuffle"], items=items, n_shuffles=9)
     assert len(engine.requested) == 2 + 1 + 5
 
 
 def test_constants_are_graded_by_the_task_and_the_best_is_named(tmp_path):
     """Golds A B C D A B and yes yes: each of A and B is right twice in eight."""
-    engine = Recorder()
+    engine = RecordingEngine()
     run(engine, tmp_path, ["constant"])
     assert len(engine.requested) == 8  # the run's own questions
     constant = control_result(tmp_path, "constant")
@@ -341,7 +298,7 @@ def test_the_spread_over_paraphrases_is_that_of_their_accuracies(tmp_path):
     """Right in the task's own words, and in none of the others but the first."""
     known = (CHOICE, paraphrases()[0][CHOICE][0])
     run(
-        Recorder(lambda sample: sample.gold[0] if sample.question.endswith(known) else "-"),  # type: ignore[index]
+        RecordingEngine(lambda sample: sample.gold[0] if sample.question.endswith(known) else "-"),  # type: ignore[index]
         tmp_path,
         ["wording"],
         items=ITEMS[:6],
@@ -358,7 +315,7 @@ def test_a_control_that_fits_no_question_is_reported(tmp_path):
         replace(item(i, choices=()), images=(), messages=(user_turn("Is it?", 0),))
         for i in range(3)
     ]
-    run(Recorder(), tmp_path, items=items)
+    run(RecordingEngine(), tmp_path, items=items)
     assert {result.name: result.reason for result in read_controls(tmp_path) if result.reason} == {
         "blind": "no image (3)",
         "shuffle": "no options (3)",
@@ -376,28 +333,28 @@ def test_failures_count_as_in_the_run(tmp_path):
             else (sample.gold or ("",))[0]
         )
 
-    assert run(Recorder(answer), tmp_path, ["blind"]) == 2
+    assert run(RecordingEngine(answer), tmp_path, ["blind"]) == 2
     (line,) = control_result(tmp_path, "blind").comparisons
     assert (line.n, line.n_errors) == (6, 2)
 
 
 def test_nothing_is_generated_twice_and_a_resumed_run_ends_in_the_same_bytes(tmp_path):
-    unbroken = Recorder()
+    unbroken = RecordingEngine()
     run(unbroken, tmp_path / "unbroken")
     n_requested = 0
     for stop in (3, 9, 14, 21):
-        engine = Recorder(stop_after=stop)
+        engine = RecordingEngine(stop_after=stop)
         with pytest.raises(EngineError):
             run(engine, tmp_path / "broken")
         n_requested += len(engine.requested)
-    engine = Recorder()
+    engine = RecordingEngine()
     run(engine, tmp_path / "broken")
     assert (
         n_requested + len(engine.requested)
         == len(unbroken.requested)
         == 8 * 2 + 6 * 2 + 8 * N_PARAPHRASES
     )
-    again = Recorder()
+    again = RecordingEngine()
     run(again, tmp_path / "broken")
     assert not again.requested
     for path in sorted((tmp_path / "unbroken").rglob("*.json*")):
@@ -411,14 +368,19 @@ def test_nothing_is_generated_twice_and_a_resumed_run_ends_in_the_same_bytes(tmp
 
 
 def test_controls_of_another_decoding_are_not_shown_with_the_run(tmp_path):
-    run(Recorder(), tmp_path, ["blind"])
+    run(RecordingEngine(), tmp_path, ["blind"])
     samples = [build_prompt(sample, "direct") for sample in ITEMS]
     generate(
-        TASK, samples, Recorder(), tmp_path, sampling=Sampling(max_tokens=7), images=image_bytes
+        TASK,
+        samples,
+        RecordingEngine(),
+        tmp_path,
+        sampling=Sampling(max_tokens=7),
+        images=image_bytes,
     )
     score(TASK, samples, tmp_path)
     assert read_controls(tmp_path) == (ControlResult("blind", reason=STALE_REASON),)
-    run(Recorder(), tmp_path, ["constant"])
+    run(RecordingEngine(), tmp_path, ["constant"])
     assert [result.name for result in read_controls(tmp_path) if not result.reason] == [
         "blind",
         "constant",
@@ -426,7 +388,7 @@ def test_controls_of_another_decoding_are_not_shown_with_the_run(tmp_path):
 
 
 def test_controls_with_other_right_answers_are_not_shown_with_the_run(tmp_path):
-    run(Recorder(), tmp_path)
+    run(RecordingEngine(), tmp_path)
     before = read_controls(tmp_path)
     samples = [build_prompt(sample, "direct") for sample in ITEMS]
     score(TASK, [replace(sample, gold=("B",)) for sample in samples], tmp_path)

@@ -5,26 +5,18 @@ answered.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from lingshu.core.artifacts import read_scores
 from lingshu.core.errors import InputError, StorageError
 from lingshu.core.files import read_jsonl
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Image, Meta, Provenance, Reply, Sample, Sampling, Task
-from lingshu.evaluate import score as scoring
+from lingshu.core.types import Image, Meta, Sample, Sampling
 from lingshu.evaluate.generate import GenerationResult, PendingSamples, count_pending, generate
 from lingshu.evaluate.spool import DiskSamples
 from lingshu.imaging.read import image_bytes
-from lingshu.scoring import auto
-
-
-def score(task: Task, requested: Sequence[Sample], folder: Path) -> list[dict]:
-    scoring.score(task, requested, folder)
-    return read_scores(folder / "scores.jsonl")
+from tests.support.evaluation import RecordingEngine, demo_task, score
 
 
 def samples(count: int = 10) -> list[Sample]:
@@ -34,45 +26,16 @@ def samples(count: int = 10) -> list[Sample]:
     ]
 
 
-TASK = Task(
-    "demo",
-    "Demo",
-    Provenance("made up", "CC0"),
-    lambda data: samples(),
-    auto.score,
-    lambda seed: samples(),
-)
-
-
-class Recorder:
-    """Says yes, and remembers what it was asked; it holds on to answers until `go` where there is
-    one.
-    """
-
-    model, digest, endpoint = "recorder", "d", None
-
-    def __init__(
-        self, *, fails: tuple[str, ...] = (), may_answer: threading.Event | None = None
-    ) -> None:
-        self.requested: list[str] = []
-        self.fails, self.may_answer, self.started = fails, may_answer, threading.Event()
-
-    def generate(self, samples, sampling, *, skip=()):
-        for sample in samples:
-            if (sample.id, 0) in skip:
-                continue
-            self.requested.append(sample.id)
-            self.started.set()
-            assert self.may_answer is None or self.may_answer.wait(10)
-            yield [
-                Reply(sample.id, None, error="busy")
-                if sample.id in self.fails
-                else Reply(sample.id, "yes")
-            ]
+TASK = demo_task(samples())
 
 
 def run(
-    engine: Recorder, folder: Path, *, samples_override=None, rank: int = 0, world_size: int = 1
+    engine: RecordingEngine,
+    folder: Path,
+    *,
+    samples_override=None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> GenerationResult:
     task_samples = samples() if samples_override is None else samples_override
     return generate(
@@ -88,14 +51,20 @@ def run(
 
 
 def test_ranks_share_a_task_and_another_number_of_them_resumes(tmp_path: Path) -> None:
-    first, second = Recorder(), Recorder(fails=("s3",))
+    first, second = (
+        RecordingEngine(),
+        RecordingEngine(lambda sample: None if sample.id == "s3" else "yes"),
+    )
     assert run(first, tmp_path, rank=0, world_size=3) == (4, 0, 4, 0, 0)
     assert count_pending(tmp_path) == 6
     assert run(second, tmp_path, rank=0, world_size=2) == (5, 2, 3, 0, 0)
-    assert (first.requested, second.requested) == (["s0", "s3", "s6", "s9"], ["s2", "s4", "s8"])
-    alone = Recorder()
+    assert (first.requested_ids, second.requested_ids) == (
+        ["s0", "s3", "s6", "s9"],
+        ["s2", "s4", "s8"],
+    )
+    alone = RecordingEngine()
     assert run(alone, tmp_path) == (10, 7, 3, 0, 0)
-    assert alone.requested == ["s1", "s5", "s7"] and count_pending(tmp_path) == 0
+    assert alone.requested_ids == ["s1", "s5", "s7"] and count_pending(tmp_path) == 0
     assert [row["value"] for row in score(TASK, samples(), tmp_path)] == [1.0] * 10
 
 
@@ -103,7 +72,7 @@ def test_concurrent_ranks_neither_repeat_nor_disturb_each_other(
     tmp_path: Path,
 ) -> None:
     may_answer = threading.Event()
-    engines = [Recorder(may_answer=may_answer) for _ in range(3)]
+    engines = [RecordingEngine(may_answer=may_answer) for _ in range(3)]
     threads = [
         threading.Thread(target=run, args=(engine, tmp_path), kwargs={"rank": i, "world_size": 3})
         for i, engine in enumerate(engines)
@@ -112,13 +81,13 @@ def test_concurrent_ranks_neither_repeat_nor_disturb_each_other(
         thread.start()
     assert all(engine.started.wait(10) for engine in engines)
     with pytest.raises(StorageError, match="is being written by another"):
-        run(Recorder(), tmp_path)
+        run(RecordingEngine(), tmp_path)
     with pytest.raises(StorageError, match="is being written by another"):
-        run(Recorder(), tmp_path, rank=1, world_size=3)
+        run(RecordingEngine(), tmp_path, rank=1, world_size=3)
     may_answer.set()
     for thread in threads:
         thread.join()
-    assert sorted(name for engine in engines for name in engine.requested) == [
+    assert sorted(name for engine in engines for name in engine.requested_ids) == [
         f"s{i}" for i in range(10)
     ]
     assert [row["status"] for row in score(TASK, samples(), tmp_path)] == ["ok"] * 10
@@ -126,41 +95,49 @@ def test_concurrent_ranks_neither_repeat_nor_disturb_each_other(
 
 def test_a_refused_second_run_leaves_the_requests_of_the_first(tmp_path: Path) -> None:
     may_answer = threading.Event()
-    engine = Recorder(may_answer=may_answer)
+    engine = RecordingEngine(may_answer=may_answer)
     thread = threading.Thread(target=run, args=(engine, tmp_path))
     thread.start()
     assert engine.started.wait(10)
     with pytest.raises(StorageError, match="wait for it to end"):
-        run(Recorder(), tmp_path, samples_override=samples(3))
+        run(RecordingEngine(), tmp_path, samples_override=samples(3))
     may_answer.set()
     thread.join()
     assert len(list(read_jsonl(tmp_path / "requests.jsonl"))) == 10
 
 
 def test_a_failure_that_another_rank_fixes_counts_as_its_answer(tmp_path: Path) -> None:
-    assert run(Recorder(fails=("s0",)), tmp_path, rank=0, world_size=2).n_errors == 1
-    run(Recorder(), tmp_path, rank=1, world_size=2)
+    assert (
+        run(
+            RecordingEngine(lambda sample: None if sample.id == "s0" else "yes"),
+            tmp_path,
+            rank=0,
+            world_size=2,
+        ).n_errors
+        == 1
+    )
+    run(RecordingEngine(), tmp_path, rank=1, world_size=2)
     assert count_pending(tmp_path) == 0
     assert score(TASK, samples(), tmp_path)[0]["status"] == "error"
-    assert run(Recorder(), tmp_path) == (10, 9, 1, 0, 0)
+    assert run(RecordingEngine(), tmp_path) == (10, 9, 1, 0, 0)
     assert score(TASK, samples(), tmp_path)[0]["value"] == 1.0
 
 
 def test_replies_of_another_run_do_not_count(tmp_path: Path) -> None:
     run(
-        Recorder(),
+        RecordingEngine(),
         tmp_path,
         samples_override=[Sample(s.id, (user_turn("Else?", 0),), meta=s.meta) for s in samples()],
         rank=1,
         world_size=2,
     )
-    assert run(Recorder(), tmp_path).n_requested == 10
+    assert run(RecordingEngine(), tmp_path).n_requested == 10
 
 
 @pytest.mark.parametrize(("rank", "world_size"), [(2, 2), (-1, 2), (0, 0)])
 def test_invalid_ranks_are_refused(tmp_path: Path, rank: int, world_size: int) -> None:
     with pytest.raises(InputError, match="ranks count from 0"):
-        run(Recorder(), tmp_path, rank=rank, world_size=world_size)
+        run(RecordingEngine(), tmp_path, rank=rank, world_size=world_size)
 
 
 def test_samples_on_the_disk_are_generated_like_others(tmp_path: Path) -> None:
@@ -180,9 +157,9 @@ def test_samples_on_the_disk_are_generated_like_others(tmp_path: Path) -> None:
     )
     with pytest.raises(IndexError):
         spool[11]
-    engine = Recorder()
+    engine = RecordingEngine()
     assert run(engine, tmp_path / "run", samples_override=spool) == (11, 0, 11, 0, 0)
-    assert engine.requested == [*(f"s{i}" for i in range(10)), "p"]
+    assert engine.requested_ids == [*(f"s{i}" for i in range(10)), "p"]
     spool.close()
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "replies.jsonl",

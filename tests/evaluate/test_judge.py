@@ -21,7 +21,6 @@ from lingshu.core.types import (
     Criterion,
     DataPolicy,
     Meta,
-    Provenance,
     Reply,
     Sample,
     Sampling,
@@ -38,7 +37,7 @@ from lingshu.evaluate.judgments import (
 )
 from lingshu.evaluate.report import build
 from lingshu.evaluate.score import score, scores_file
-from lingshu.scoring import auto
+from tests.support.evaluation import RecordingEngine, demo_task
 
 # What the model said to each question; the gold is always "heart".
 REPLIES = {
@@ -61,24 +60,7 @@ def sample(name: str, **meta: Any) -> Sample:
 
 
 SAMPLES = [sample(name) for name in REPLIES]
-TASK = Task(
-    "demo",
-    "Demo",
-    Provenance("made up", "CC0"),
-    lambda data: SAMPLES,
-    auto.score,
-    lambda seed: SAMPLES,
-)
-
-
-class FixedReplyEngine:
-    model, digest, endpoint = "says", "d", None
-
-    def __init__(self, reply_texts: dict[str, str]) -> None:
-        self.reply_texts = reply_texts
-
-    def generate(self, samples, sampling, *, skip=()):
-        yield [Reply(item.id, self.reply_texts[item.id]) for item in samples]
+TASK = demo_task(SAMPLES)
 
 
 def marked_section(text: str, name: str) -> str:
@@ -137,11 +119,11 @@ def write_scored_run(
     samples: Sequence[Sample] = tuple(SAMPLES),
     reply_texts: dict[str, str] | None = None,
 ) -> Path:
-    task_folder = folder / task.name
+    task_folder, texts = folder / task.name, REPLIES if reply_texts is None else reply_texts
     generate(
         task,
         samples,
-        FixedReplyEngine(REPLIES if reply_texts is None else reply_texts),
+        RecordingEngine(lambda item: texts[item.id]),
         task_folder,
         sampling=Sampling(),
         images=lambda image: b"",

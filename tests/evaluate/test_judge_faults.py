@@ -21,12 +21,12 @@ import pytest
 from lingshu.core.files import read_jsonl
 from lingshu.core.llm_client import Endpoint
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Meta, Provenance, Reply, Sample, Sampling, Task
+from lingshu.core.types import Meta, Sample, Sampling
 from lingshu.engines.openai import OpenAIEngine
 from lingshu.evaluate.generate import generate
 from lingshu.evaluate.judge import judge, open_judge_client
 from lingshu.evaluate.score import score, scores_file
-from lingshu.scoring import auto
+from tests.support.evaluation import RecordingEngine, demo_task
 
 COUNT = 60
 SAMPLES = [
@@ -38,23 +38,9 @@ SAMPLES = [
     )
     for i in range(COUNT)
 ]
-TASK = Task(
-    "demo",
-    "Demo",
-    Provenance("made up", "CC0"),
-    lambda data: SAMPLES,
-    auto.score,
-    lambda seed: SAMPLES,
-)
+TASK = demo_task(SAMPLES)
 FAULTS = ("429", "500", "hangs", "garbage", "cut stream", "prose", "broken json")
 FAILURE_RATE, ALWAYS_FAIL_EVERY, RETRIES, MAX_ATTEMPTS = 0.3, 12, 1, 2
-
-
-class FixedReplyEngine:
-    model, digest, endpoint = "says", "d", None
-
-    def generate(self, samples, sampling, *, skip=()):
-        yield [Reply(sample.id, "heart" if i % 3 else "lung") for i, sample in enumerate(samples)]
 
 
 class JudgeServer(ThreadingHTTPServer):
@@ -155,7 +141,7 @@ def test_a_third_of_the_calls_failing_ends_with_exact_counts(
     generate(
         TASK,
         SAMPLES,
-        FixedReplyEngine(),
+        RecordingEngine(lambda sample: "heart" if int(sample.id[1:]) % 3 else "lung"),
         task_folder,
         sampling=Sampling(),
         images=lambda image: b"",

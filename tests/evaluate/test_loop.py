@@ -3,13 +3,12 @@ about.
 """
 
 import json
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lingshu.core.artifacts import read_scores
 from lingshu.core.errors import ArtifactError, DataPolicyError, EngineError, ImageError, InputError
 from lingshu.core.files import read_jsonl
 from lingshu.core.types import (
@@ -17,25 +16,18 @@ from lingshu.core.types import (
     Image,
     Message,
     Meta,
-    Provenance,
     Reply,
     Sample,
     Sampling,
     Task,
 )
 from lingshu.engines import echo
-from lingshu.evaluate import score as scoring
 from lingshu.evaluate.generate import generate
 from lingshu.evaluate.report import build
 from lingshu.evaluate.report.model import TaskReport
 from lingshu.evaluate.store import ScoredTask
 from lingshu.imaging.read import image_bytes
-from lingshu.scoring import auto
-
-
-def score(task: Task, requested: Sequence[Sample], folder: Path) -> list[dict]:
-    scoring.score(task, requested, folder)
-    return read_scores(folder / "scores.jsonl")
+from tests.support.evaluation import RecordingEngine, demo_task, score
 
 
 def samples(count: int = 10) -> list[Sample]:
@@ -50,42 +42,7 @@ def samples(count: int = 10) -> list[Sample]:
     ]
 
 
-TASK = Task(
-    "demo",
-    "Demo",
-    Provenance("made up", "CC0"),
-    lambda data: samples(),
-    auto.score,
-    lambda seed: samples(),
-    facets=("kind",),
-)
-
-
-class Recorder:
-    """Echoes, and records its samples; `reverse` answers in another order."""
-
-    model, digest, endpoint = "recorder", "d", None
-
-    def __init__(
-        self, *, answer: str | None = None, reverse: bool = False, stop_after: int | None = None
-    ) -> None:
-        self.answer, self.reverse, self.stop_after = answer, reverse, stop_after
-        self.requested: list[str] = []
-
-    def generate(
-        self,
-        samples: Sequence[Sample],
-        sampling: Sampling,
-        *,
-        skip: Container[tuple[str, int]] = (),
-    ) -> Iterator[list[Reply]]:
-        for sample in reversed(samples) if self.reverse else samples:
-            if (sample.id, 0) in skip:
-                continue
-            if len(self.requested) == self.stop_after:
-                raise EngineError("the server went away; start it again.")
-            self.requested.append(sample.id)
-            yield [Reply(sample.id, self.answer or (sample.gold or ("",))[0], finish="stop")]
+TASK = demo_task(samples(), facets=("kind",))
 
 
 def run(
@@ -97,7 +54,7 @@ def run(
 
 
 def test_every_sample_is_generated_once_and_scored_in_order(tmp_path):
-    generated = run(Recorder(reverse=True), tmp_path)
+    generated = run(RecordingEngine(reverse=True), tmp_path)
     assert generated == (10, 0, 10, 0, 0)
     rows = score(TASK, samples(), tmp_path)
     assert [row["id"] for row in rows] == [f"s{i}" for i in range(10)]
@@ -110,32 +67,32 @@ def test_every_sample_is_generated_once_and_scored_in_order(tmp_path):
 
 def test_a_run_resumes_where_it_stopped_even_behind_a_torn_line(tmp_path):
     with pytest.raises(EngineError):
-        run(Recorder(stop_after=4), tmp_path)
+        run(RecordingEngine(stop_after=4), tmp_path)
     with (tmp_path / "replies.jsonl").open("a") as file:
         file.write('{"key": "abc", "te')
-    engine = Recorder()
+    engine = RecordingEngine()
     assert run(engine, tmp_path) == (10, 4, 6, 0, 0)
-    assert engine.requested == [f"s{i}" for i in range(4, 10)]
+    assert engine.requested_ids == [f"s{i}" for i in range(4, 10)]
     keys = [row["key"] for row in read_jsonl(tmp_path / "replies.jsonl")]
     assert len(keys) == len(set(keys)) == 10
 
 
 def test_a_half_answered_run_is_scored_with_the_rest_as_errors(tmp_path):
     with pytest.raises(EngineError):
-        run(Recorder(stop_after=4), tmp_path)
+        run(RecordingEngine(stop_after=4), tmp_path)
     rows = score(TASK, samples(), tmp_path)
     assert [row["status"] for row in rows] == ["ok"] * 4 + ["error"] * 6
 
 
 def test_another_question_model_or_decoding_is_another_reply(tmp_path):
-    run(Recorder(answer="no"), tmp_path)
+    run(RecordingEngine(answer="no"), tmp_path)
     changed = [replace(samples()[0], messages=(Message("user", ("Rephrased?",)),)), *samples()[1:]]
-    engine = Recorder()
+    engine = RecordingEngine()
     assert run(engine, tmp_path, samples_override=changed).n_requested == 1
-    assert engine.requested == ["s0"]
+    assert engine.requested_ids == ["s0"]
     assert (
         run(
-            Recorder(),
+            RecordingEngine(),
             tmp_path,
             task=replace(TASK, provenance=replace(TASK.provenance, revision="2")),
         ).n_requested
@@ -148,8 +105,8 @@ def test_a_changed_order_of_samples_changes_no_score(tmp_path):
     """Stored replies first, fresh ones second, zipped with the task's order: the misalignment that
     must not happen.
     """
-    run(Recorder(), tmp_path, samples_override=samples()[5:])
-    run(Recorder(), tmp_path, samples_override=samples())
+    run(RecordingEngine(), tmp_path, samples_override=samples()[5:])
+    run(RecordingEngine(), tmp_path, samples_override=samples())
     assert [row["value"] for row in score(TASK, samples(), tmp_path)] == [1.0] * 10
 
 
@@ -174,7 +131,7 @@ def test_an_unreadable_image_is_counted_and_fixed_by_the_next_run(tmp_path):
 
 
 def test_failed_replies_are_errors_and_retried(tmp_path):
-    class Failing(Recorder):
+    class Failing(RecordingEngine):
         def generate(self, samples, sampling, *, skip=()):
             for sample in samples[:9]:  # and one without any reply
                 yield [
@@ -191,13 +148,13 @@ def test_failed_replies_are_errors_and_retried(tmp_path):
         ("s1", "HTTP 500"),
         ("s9", "the engine gave no reply"),
     ]
-    engine = Recorder()
+    engine = RecordingEngine()
     assert run(engine, tmp_path) == (10, 8, 2, 0, 0)
-    assert engine.requested == ["s1", "s9"]
+    assert engine.requested_ids == ["s1", "s9"]
 
 
 def test_an_engine_that_answers_other_samples_is_refused(tmp_path):
-    class Confused(Recorder):
+    class Confused(RecordingEngine):
         def generate(self, samples, sampling, *, skip=()):
             yield [Reply("s1", "yes"), Reply("s1", "no")]
 
@@ -207,23 +164,23 @@ def test_an_engine_that_answers_other_samples_is_refused(tmp_path):
 
 
 def test_samples_that_may_not_leave_are_refused_before_the_first_request(tmp_path):
-    engine = Recorder()
-    engine.endpoint = "https://example.org/v1"  # type: ignore[assignment]
+    engine = RecordingEngine()
+    engine.endpoint = "https://example.org/v1"
     private = [*samples(2), replace(samples(1)[0], id="p", meta=Meta())]
     with pytest.raises(DataPolicyError, match="'p'"):
         run(engine, tmp_path, samples_override=private)
-    assert not engine.requested
+    assert not engine.requested_ids
     assert not list(tmp_path.iterdir())
 
 
 def test_two_samples_of_one_id_are_refused(tmp_path):
     with pytest.raises(InputError, match="'s0'"):
-        run(Recorder(), tmp_path, samples_override=[*samples(2), *samples(1)])
+        run(RecordingEngine(), tmp_path, samples_override=[*samples(2), *samples(1)])
 
 
 def test_a_gold_that_cannot_be_scored_is_an_error_of_its_sample_alone(tmp_path):
     requested = [*samples(2), replace(samples(1)[0], id="bad", gold=None)]
-    engine = Recorder(answer="no")
+    engine = RecordingEngine(answer="no")
     run(engine, tmp_path, samples_override=requested)
     assert [row["status"] for row in score(TASK, requested, tmp_path)] == ["ok", "ok", "error"]
 
@@ -318,10 +275,10 @@ def test_facets_count_what_they_do_not_know():
 
 
 def test_a_report_is_the_same_bytes_from_the_same_scores(tmp_path):
-    run(Recorder(), tmp_path / "one" / "demo")
+    run(RecordingEngine(), tmp_path / "one" / "demo")
     with pytest.raises(EngineError):
-        run(Recorder(stop_after=3), tmp_path / "two" / "demo")
-    run(Recorder(reverse=True), tmp_path / "two" / "demo")
+        run(RecordingEngine(stop_after=3), tmp_path / "two" / "demo")
+    run(RecordingEngine(reverse=True), tmp_path / "two" / "demo")
     for name in ("one", "two"):
         score(TASK, samples(), tmp_path / name / "demo")
         build.write(tmp_path / name, replace(build.build(tmp_path / name), model="m"))
@@ -342,5 +299,5 @@ def test_images_are_read_once_per_file(tmp_path):
         return b"x"
 
     requested = [replace(sample, images=(Image("shared"),)) for sample in samples(4)]
-    generate(TASK, requested, Recorder(), tmp_path, sampling=Sampling(), images=reader)
+    generate(TASK, requested, RecordingEngine(), tmp_path, sampling=Sampling(), images=reader)
     assert read == ["shared"]

@@ -11,11 +11,12 @@ import pytest
 from lingshu.core.errors import InputError, UnknownNameError
 from lingshu.core.files import read_jsonl, write_jsonl
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Meta, Provenance, Reply, Sample, Sampling, Score, Scorer, Task
+from lingshu.core.types import Meta, Sample, Sampling, Score, Scorer
 from lingshu.evaluate.generate import generate
 from lingshu.evaluate.score import count_failed, score, scores_file
 from lingshu.scoring import auto, rubric
 from lingshu.scoring.rubric import NEEDS_JUDGE
+from tests.support.evaluation import RecordingEngine, demo_task
 
 SAMPLES = [
     Sample(
@@ -27,27 +28,13 @@ SAMPLES = [
     )
     for i in range(3)
 ]
-TASK = Task(
-    "demo",
-    "Demo",
-    Provenance("made up", "CC0"),
-    lambda data: SAMPLES,
-    auto.score,
-    lambda seed: SAMPLES,
-)
-
-
-class FixedReplyEngine:
-    model, digest, endpoint = "says", "d", None
-
-    def generate(self, samples, sampling, *, skip=()):
-        yield [Reply(sample.id, "B") for sample in samples]
+TASK = demo_task(SAMPLES)
 
 
 @pytest.fixture
 def answered(tmp_path: Path) -> Path:
     generate(
-        TASK, SAMPLES, FixedReplyEngine(), tmp_path, sampling=Sampling(), images=lambda image: b""
+        TASK, SAMPLES, RecordingEngine("B"), tmp_path, sampling=Sampling(), images=lambda image: b""
     )
     return tmp_path
 

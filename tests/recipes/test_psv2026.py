@@ -32,6 +32,7 @@ from lingshu.imaging.read import image_bytes
 from lingshu.recipes import curation_psv2026, curation_psv2026_published, psv2026, psv2026_test
 from lingshu.sources import phantom
 from lingshu.tasks import psv2026 as psv2026_task
+from tests.support.evaluation import RecordingEngine
 
 QUESTION_TYPES = {
     "Visual Perception", "Factual Verification", "Comparative Analysis", "Mechanistic Reasoning", "Diagnostic Inference",
@@ -130,24 +131,6 @@ class GoldJudge:
             ]
 
 
-@dataclass(frozen=True)
-class FixedReplyEngine:
-    """Says the gold, or something else."""
-
-    gold: bool
-    model: str = "says"
-    digest: str = "1"
-    endpoint: str | None = None
-
-    def generate(
-        self, samples: Sequence[Sample], sampling: Sampling, *, skip: object = ()
-    ) -> Iterator[list[Reply]]:
-        yield [
-            Reply(one.id, (one.gold or ("",))[0] if self.gold else "Something else.")
-            for one in samples
-        ]
-
-
 def check_accounting(done: SynthesisResult, out: Path, rows: int) -> None:
     """Every row of every step was kept or is among the drops with its reason."""
     samples, drops = list(read_dataset(out)), list(read_jsonl(out / "drops.jsonl"))
@@ -201,7 +184,14 @@ def run_pipeline(folder: Path, tmp_path: Path) -> None:
 def values(samples: list[Sample], folder: Path, *, gold: bool) -> set[float | None]:
     """The scores of replies that are the gold, or are not, by a judge that knows it."""
     task, path = psv2026_task.TASKS["psv2026_own"], folder / psv2026_task.TASKS["psv2026_own"].name
-    generate(task, samples, FixedReplyEngine(gold), path, sampling=Sampling(), images=image_bytes)
+    generate(
+        task,
+        samples,
+        RecordingEngine(None if gold else "Something else."),
+        path,
+        sampling=Sampling(),
+        images=image_bytes,
+    )
     assert score(task, samples, path).n_awaiting_judge == len(samples)
     with open_judge(
         GoldJudge(frozenset(gold for sample in samples for gold in sample.gold or ())), path
