@@ -153,7 +153,7 @@ def test_a_third_of_the_calls_failing_ends_with_exact_counts(
 
     def run() -> Counter[str]:
         with open_judge_client(
-            engine, task_folder, max_attempts=MAX_ATTEMPTS, n_repeats=RETRIES
+            engine, task_folder, max_attempts=MAX_ATTEMPTS, engine_retries=RETRIES
         ) as calls:
             result = judge(
                 TASK, SAMPLES, task_folder, calls, sampling=Sampling(max_tokens=64)

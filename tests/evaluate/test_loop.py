@@ -242,7 +242,7 @@ def test_more_than_a_hundredth_of_errors_is_reported_first():
     assert few.warning is None
     assert many.warning is not None and many.warning.startswith("2 of 100 samples (2.0%) failed")
     assert build.as_markdown(many).startswith("**2 of 100 samples")
-    html = build.as_html(many)
+    html = "".join(build.iterate_html(many))
     assert html.index('class="notice"') < html.index("<h2>")
 
 
@@ -260,7 +260,7 @@ def test_text_from_data_cannot_break_a_report():
     evaluation_report = build.assemble(
         evil, [report_of("t", rows("right", kind=evil), title=evil, by=["kind"])]
     )
-    assert "<script" not in build.as_html(evaluation_report)
+    assert "<script" not in "".join(build.iterate_html(evaluation_report))
     table_lines = [
         line for line in build.as_markdown(evaluation_report).splitlines() if line.startswith("|")
     ]

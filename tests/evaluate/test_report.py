@@ -100,7 +100,10 @@ def test_each_table_names_its_method_and_protocol(tmp_path):
         "b/scores.jsonl": rows(3, 6, group=2, kind="y"),
     }
     evaluation_report = build.build(make_run(tmp_path, files))
-    for output in (build.as_markdown(evaluation_report), build.as_html(evaluation_report)):
+    for output in (
+        build.as_markdown(evaluation_report),
+        "".join(build.iterate_html(evaluation_report)),
+    ):
         assert (
             "Protocol: strict. Intervals: Wilson: a; bootstrap over whole groups (below 20:"
             " Wilson): b. Groups: b 3." in output
@@ -277,7 +280,10 @@ def test_a_task_that_needs_a_judge_did_not_fail(tmp_path):
     overview = overview_rows(evaluation_report)
     assert overview[1] == ["h (needs a judge: not scored, 9 kept)", *"––––––", "0"]
     assert len(overview) == 2
-    for output in (build.as_markdown(evaluation_report), build.as_html(evaluation_report)):
+    for output in (
+        build.as_markdown(evaluation_report),
+        "".join(build.iterate_html(evaluation_report)),
+    ):
         assert "error 0, needs a judge: not scored 9" in output
     assert comparison_table(["x"], [evaluation_report])[1][1] == ["h", "needs a judge: not scored"]
     failed = [*waits, {"id": "x", "value": None, "status": "error", "note": "busy"}]

@@ -173,19 +173,18 @@ def cached_likelihoods(
     return likelihoods(load(str(checkpoint), device=device), held_out, path, batch=batch)
 
 
-def _row_key(checkpoint: str, held_out: HeldOutSet) -> str:
-    """What identifies a row besides its sample: the checkpoint's digest and the data."""
-    return digest([checkpoint, held_out.data_digest])[:24]
-
-
 def read_complete(
     path: Path, checkpoint: str, held_out: HeldOutSet
 ) -> list[SampleLikelihood] | None:
     """The likelihoods of a checkpoint by its digest; None if some are not stored."""
     stored = _read_stored(path, _row_key(checkpoint, held_out))
-    if any(sample.id not in stored for sample in held_out.data.samples):
-        return None
-    return [stored[sample.id] for sample in held_out.data.samples]
+    names = [sample.id for sample in held_out.data.samples]
+    return [stored[name] for name in names] if stored.keys() >= set(names) else None
+
+
+def _row_key(checkpoint: str, held_out: HeldOutSet) -> str:
+    """What identifies a row besides its sample: the checkpoint's digest and the data."""
+    return digest([checkpoint, held_out.data_digest])[:24]
 
 
 def _read_stored(path: Path, key: str) -> dict[str, SampleLikelihood]:
@@ -195,16 +194,13 @@ def _read_stored(path: Path, key: str) -> dict[str, SampleLikelihood]:
         InputError: the file holds something else.
     """
     stored: dict[str, SampleLikelihood] = {}
-    if not path.is_file():
-        return stored
-    for line_number, row in enumerate_jsonl(path, allow_truncated=True):
+    for number, row in enumerate_jsonl(path, allow_truncated=True) if path.is_file() else ():
         if row.pop("key", None) == key:
             try:
                 stored[row["id"]] = SampleLikelihood(**row)
             except (TypeError, KeyError) as error:
                 raise InputError(
-                    f"{path}, line {line_number}: not a row of likelihoods ({error}); remove the"
-                    " file."
+                    f"{path}, line {number}: not a row of likelihoods ({error}); remove the file."
                 ) from error
     return stored
 

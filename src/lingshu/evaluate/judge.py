@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lingshu.core.artifacts import SCORES, iterate_scores, score_row, write_scores
-from lingshu.core.cached_client import Budget, CachedClient, CallResult, Request
+from lingshu.core.cached_client import CachedClient, CallResult, Request
 from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.messages import user_turn
 from lingshu.core.progress import NoProgress, Progress
 from lingshu.core.reply_text import strip_reasoning
-from lingshu.core.types import Criterion, DataPolicy, Engine, Image, Sample, Sampling, Score, Task
+from lingshu.core.types import Criterion, Engine, Image, Sample, Sampling, Score, Task
 from lingshu.evaluate import judgments
 from lingshu.evaluate.judge_prompts import (
     JudgePrompt,
@@ -57,16 +57,8 @@ class _JudgeCase:
     criteria: Sequence[Criterion] | None = None
 
 
-def open_judge_client(
-    engine: Engine,
-    folder: Path,
-    *,
-    budget: Budget | None = None,
-    data_policy: DataPolicy | None = None,
-    max_attempts: int = 3,
-    n_repeats: int = 0,
-) -> CachedClient:
-    """The judge with its cache below a task's folder.
+def open_judge_client(engine: Engine, folder: Path, **options: Any) -> CachedClient:
+    """The judge with its cache below a task's folder; `options` are those of CachedClient.
 
     Raises:
         StorageError: another process uses the cache.
@@ -75,15 +67,7 @@ def open_judge_client(
     def no_image(image: Image) -> bytes:
         raise AssertionError(f"a judge sees text only, not {image}")
 
-    return CachedClient(
-        engine,
-        folder / JUDGE_FOLDER,
-        images=no_image,
-        budget=budget,
-        data_policy=data_policy,
-        max_attempts=max_attempts,
-        engine_retries=n_repeats,
-    )
+    return CachedClient(engine, folder / JUDGE_FOLDER, images=no_image, **options)
 
 
 def is_judgeable(task: Task, sample: Sample) -> bool:

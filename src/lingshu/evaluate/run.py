@@ -425,7 +425,7 @@ def _judge_all(
             out / task.name,
             budget=Budget(config.judge.budget),
             data_policy=config.judge.data_policy,
-            n_repeats=config.engine_options.retries if engine.endpoint else 0,
+            engine_retries=config.engine_options.retries if engine.endpoint else 0,
         )
         with client, progress_bar(f"judge {task.name}") as progress:
             try:

@@ -17,8 +17,6 @@ that differ from it:
 - stage `base` teaches a random model its language; the paper's models had one: it always stays
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from lingshu.recipes import quickstart

@@ -6,8 +6,6 @@ that nothing was missed, and a person has to review a dataset before it leaves t
 docs/your-hospital.md is the full guide.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from lingshu.core.prompts import REPORT

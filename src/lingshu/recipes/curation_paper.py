@@ -7,8 +7,6 @@ applies, and its docstring explains it. Expected: about 40% of the rows are drop
 out in the paper).
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 

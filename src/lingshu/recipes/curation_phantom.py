@@ -4,8 +4,6 @@ of the quickstart.
 Expected: all of 600 instruct phantoms stay; two of one image would be found by their pixels.
 """
 
-from __future__ import annotations
-
 from lingshu.curate.config import CurateConfig, Source, StepConfig
 
 

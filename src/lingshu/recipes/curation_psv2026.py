@@ -7,8 +7,6 @@ test side. The upstream splits share images (VQA-RAD nearly all), and the publis
 splits; here images decide. Expected: a fifth of the images on the test side.
 """
 
-from __future__ import annotations
-
 from lingshu.curate.config import CurateConfig, Source, StepConfig
 
 

@@ -7,8 +7,6 @@ recipe with steps.apart=null over the test splits. Expected: VQA-RAD loses nearl
 training questions, since its splits share their images.
 """
 
-from __future__ import annotations
-
 from lingshu.curate.config import CurateConfig, StepConfig
 from lingshu.recipes import curation_psv2026
 

@@ -5,8 +5,6 @@ benchmarks; not run here. The paper gives the same hyper-parameters for both siz
 what it leaves unstated.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from lingshu.recipes import lingshu_7b

@@ -13,8 +13,6 @@ paper's (section 3.2, table 5). What it leaves unstated, and what is used here:
   8,192
 """
 
-from __future__ import annotations
-
 from lingshu.models.model_spec import PixelBudget
 from lingshu.train.config import LearningRates, Sharding, Stage, TrainConfig
 

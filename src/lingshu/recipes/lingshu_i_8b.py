@@ -8,8 +8,6 @@ here. Two points that the sources leave open, and what is used here:
   (`crop_to_patches: false`); pixels.max_tiles=12 gives InternVL's usual tiling
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from lingshu.models.model_spec import PixelBudget

@@ -21,8 +21,6 @@ The data rules (options turned into open questions, 5% yes/no, balance) belong t
 docs/reinforcement.md shows.
 """
 
-from __future__ import annotations
-
 from lingshu.models.model_spec import PixelBudget
 from lingshu.train.config import Grpo, LearningRates, Reward, Sharding, Stage, TrainConfig
 

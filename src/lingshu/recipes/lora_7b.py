@@ -8,8 +8,6 @@ run here. Values: rank 64 and alpha 128 on every linear layer of the language mo
 together with the float32 weights they would not fit.
 """
 
-from __future__ import annotations
-
 from lingshu.models.model_spec import PixelBudget
 from lingshu.train.config import LearningRates, Lora, Sharding, Stage, TrainConfig
 

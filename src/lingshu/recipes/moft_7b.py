@@ -20,8 +20,6 @@ all three parts are the card's. What it leaves unstated, and what is used here:
 - seed 0 for both trajectories, for the same order of samples
 """
 
-from __future__ import annotations
-
 from lingshu.models.model_spec import PixelBudget
 from lingshu.train.config import LearningRates, Sharding, Stage, TrainConfig
 

@@ -8,8 +8,6 @@ and there is little fluency to trade for it. `recipe` starts from a checkpoint a
 for.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from lingshu.curate.config import CurateConfig, StepConfig

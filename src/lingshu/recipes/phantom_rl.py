@@ -9,8 +9,6 @@ Language base and alignment are the quickstart's. Half of the answers of stage `
 <answer> blocks.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from lingshu.recipes import quickstart

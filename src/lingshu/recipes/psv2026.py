@@ -7,8 +7,6 @@ with steps.critique.params.scores=RUN/TASK. Expected: up to two samples for ever
 no rule makes a wrong answer, or the teacher's texts contradict the gold.
 """
 
-from __future__ import annotations
-
 from lingshu.curate.config import StepConfig, SynthesisConfig
 
 

@@ -7,8 +7,6 @@ drops by hand, or exclude it by name. Expected: one item for every row that the
 teacher's texts do not contradict.
 """
 
-from __future__ import annotations
-
 from lingshu.curate.config import StepConfig, SynthesisConfig
 
 

@@ -5,8 +5,6 @@ Expected (docs/benchmarks.md): accuracy above 0.95 on modality, lesion, side and
 phantoms, in under five minutes on two cores.
 """
 
-from __future__ import annotations
-
 from lingshu.models.model_spec import PixelBudget, TinyModel
 from lingshu.train.config import LearningRates, Stage, TrainConfig
 

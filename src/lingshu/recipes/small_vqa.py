@@ -5,8 +5,6 @@ than the majority answer, since a model without any other language data cannot l
 1,000 questions.
 """
 
-from __future__ import annotations
-
 from lingshu.models.model_spec import PixelBudget, TinyModel
 from lingshu.train.config import LearningRates, Stage, TrainConfig
 

@@ -18,8 +18,6 @@ packing are those of the paper's third stage, see lingshu_7b. Values chosen here
 - vision and projector are frozen in stage `text`, where they get no gradient
 """
 
-from __future__ import annotations
-
 from lingshu.models.model_spec import PixelBudget
 from lingshu.train.config import LearningRates, Sharding, Stage, TrainConfig
 

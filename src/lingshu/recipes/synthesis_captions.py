@@ -4,8 +4,6 @@ synthesis A and C.
 Expected: one long caption and one multiple-choice question for every row with usable replies.
 """
 
-from __future__ import annotations
-
 from lingshu.curate.config import StepConfig, SynthesisConfig
 
 

@@ -4,8 +4,6 @@ Expected: every answered row, with its entities; terms that do not occur in its 
 not marked.
 """
 
-from __future__ import annotations
-
 from lingshu.curate.config import StepConfig, SynthesisConfig
 
 

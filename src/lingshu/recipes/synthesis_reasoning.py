@@ -5,8 +5,6 @@ Expected: one chain of thought for every row with one question, fewer where the 
 disagrees.
 """
 
-from __future__ import annotations
-
 from lingshu.curate.config import StepConfig, SynthesisConfig
 
 

@@ -159,12 +159,8 @@ def as_text(report: EvaluationReport, *, overview: bool = True) -> str:
     return render.render_text("report.txt.j2", overview=overview, **_values(report))
 
 
-def as_html(report: EvaluationReport) -> str:
-    """The tables and plots as one self-contained page, without the samples."""
-    return "".join(iterate_html(report, None))
-
-
-def iterate_html(report: EvaluationReport, browser: Browser | None) -> Iterator[str]:
+def iterate_html(report: EvaluationReport, browser: Browser | None = None) -> Iterator[str]:
+    """The self-contained page in pieces: tables and plots and, with a browser, the samples."""
     script = render.static("sample_browser.js") if browser else ""
     return render.iterate_page("report.html.j2", script=script, browser=browser, **_values(report))
 

@@ -107,7 +107,10 @@ def environment(*, is_html: bool) -> Environment:
         "cells": lambda cells: "\t".join(" ".join(str(cell).split()) for cell in cells),
         "compact": lambda text: re.sub(r"\s*\n\s*", "\n", text).strip(),
         "counts": lambda counts: ", ".join(f"{name} {count}" for name, count in counts.items()),
-        "csp_hash": _csp_hash,
+        # How a content security policy names a script: by its sha256, so that no other one runs.
+        "csp_hash": lambda script: (
+            f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+        ),
         "curve": lambda accuracies: [
             (x, 100 * item.value) for x, item in accuracies.items() if item.value is not None
         ],
@@ -198,11 +201,6 @@ def _script_json(value: object) -> Markup:
     # comment.
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))
-
-
-def _csp_hash(script: str) -> str:
-    """How a content security policy names a script: by its sha256, so that no other one runs."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 # --- plots
