@@ -98,10 +98,8 @@ def verdict_prompt(sample: Sample, reply: str) -> JudgePrompt:
         f"{answer}. {choice}" if (choice := choices.get(answer)) else answer
         for answer in sample.gold or ()
     ]
-    return _build_prompt(
-        AnswerVerdict,
-        {"question": sample.question, "standard-answer": "\nor: ".join(gold), "answer": reply},
-    )
+    texts = {"question": sample.question, "standard-answer": "\nor: ".join(gold), "answer": reply}
+    return _build_prompt(AnswerVerdict, texts)
 
 
 def criterion_prompt(sample: Sample, reply: str, criterion: str) -> JudgePrompt:
@@ -110,10 +108,8 @@ def criterion_prompt(sample: Sample, reply: str, criterion: str) -> JudgePrompt:
     turns = [f"{message.role}: {message.text}" for message in sample.messages]
     if len(turns) == 1:
         turns = [sample.question]
-    return _build_prompt(
-        CriterionVerdict,
-        {"conversation": "\n\n".join(turns), **reference, "reply": reply, "criterion": criterion},
-    )
+    texts = {"conversation": "\n\n".join(turns), **reference, "reply": reply}
+    return _build_prompt(CriterionVerdict, {**texts, "criterion": criterion})
 
 
 def _build_prompt(

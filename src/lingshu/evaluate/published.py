@@ -140,19 +140,13 @@ class PublishedComparison:
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def compared(self, table: str, protocol: str) -> list[tuple[Column, Cell]]:
-        """The columns of a table under a protocol, each with its cell."""
-        cells = {(cell.table, cell.column, cell.protocol): cell for cell in self.cells}
-        return [
-            (column, cells[table, column.column, protocol])
-            for column in self.columns
-            if (column.table, column.protocol) == (table, protocol)
-        ]
+        """The columns of a table under a protocol, each with its cell; those cells come first."""
+        pairs = zip(self.columns, self.cells, strict=False)
+        return [pair for pair in pairs if (pair[0].table, pair[0].protocol) == (table, protocol)]
 
     def compared_averages(self, table: str, protocol: str) -> list[tuple[Average, Cell]]:
-        key = (table, AVERAGE, protocol)
-        cells = [cell for cell in self.cells if (cell.table, cell.column, cell.protocol) == key]
-        averages = [item for item in self.averages if (item.table, item.protocol) == key[::2]]
-        return list(zip(averages, cells, strict=True))
+        pairs = zip(self.averages, self.cells[len(self.columns) :], strict=True)
+        return [pair for pair in pairs if (pair[0].table, pair[0].protocol) == (table, protocol)]
 
 
 @cache
@@ -224,39 +218,29 @@ def _fill_column(table: str, column: str, protocol: str, tasks: Sequence[ScoredT
     rows = [
         {**row, "id": f"{task.name}/{row['id']}"} for task in tasks for row in task.rows[protocol]
     ]
-    return Column(
-        table,
-        column,
-        protocol,
-        tuple(task.name for task in tasks),
-        None if None in counts else sum(map(int, filter(None, counts))),
-        summarize(rows),
-        any(task.limit is not None for task in tasks),
-    )
+    names = tuple(task.name for task in tasks)
+    is_limited = any(task.limit is not None for task in tasks)
+    expected = None if None in counts else sum(map(int, filter(None, counts)))
+    return Column(table, column, protocol, names, expected, summarize(rows), is_limited)
 
 
 def compute_averages(columns: Sequence[Column]) -> list[Average]:
     """The averages of tables that have one, by protocol, of the columns that this run fills."""
+    filled: dict[tuple[str, str], list[Column]] = {}
+    for column in columns:
+        filled.setdefault((column.table, column.protocol), []).append(column)
     averages = []
-    for table, protocol in dict.fromkeys((column.table, column.protocol) for column in columns):
+    for (table, protocol), group in filled.items():
         # The other tables print no average, or one that is not the mean of their columns.
         if not str(_table(table).get("average")).startswith("unweighted mean"):
             continue
-        filled = [
-            column for column in columns if (column.table, column.protocol) == (table, protocol)
-        ]
-        summaries = [column.summary for column in filled]
-        n_columns, n_items = len(table_columns()[table]), sum(summary.n for summary in summaries)
-        averages.append(
-            Average(
-                table,
-                protocol,
-                tuple(column.column for column in filled),
-                n_columns,
-                macro([s.accuracy.value for s in summaries]) if len(filled) == n_columns else None,
-                sum(summary.correct for summary in summaries) / n_items if n_items else None,
-            )
-        )
+        names, n_columns = tuple(column.column for column in group), len(table_columns()[table])
+        values = [column.summary.accuracy.value for column in group]
+        mean = macro(values) if len(group) == n_columns else None
+        n_items = sum(column.summary.n for column in group)
+        n_correct = sum(column.summary.correct for column in group)
+        micro = n_correct / n_items if n_items else None
+        averages.append(Average(table, protocol, names, n_columns, mean, micro))
     return averages
 
 
@@ -291,21 +275,18 @@ def compare(run: ScoredRun, requested: str | None = None) -> PublishedComparison
         for entry in load_leaderboard()["suspect_cells"]
         if any(t == entry["table"] and fnmatchcase(c, entry["column"]) for t, c in shown)
     )
-    sources = [row.get("source") for table in tables for row in _table(table)["rows"]]
-    sources += [_table(table).get("source") for table in tables]
-    notes = {
-        table: _decoding_notes(run, [c for c in columns if c.table == table]) for table in tables
-    }
+    named = [row.get("source") for table in tables for row in _table(table)["rows"]]
+    named += [_table(table).get("source") for table in tables]
     return PublishedComparison(
-        model,
-        reference is not None,
-        tuple(columns),
-        tuple(cells),
-        tuple(averages),
-        rows,
-        unreliable_cells,
-        tuple(load_leaderboard()["sources"][name] for name in dict.fromkeys(filter(None, sources))),
-        notes,
+        reference=model,
+        is_reference_named=reference is not None,
+        columns=tuple(columns),
+        cells=tuple(cells),
+        averages=tuple(averages),
+        rows=rows,
+        unreliable_cells=unreliable_cells,
+        sources=tuple(load_leaderboard()["sources"][x] for x in dict.fromkeys(filter(None, named))),
+        notes={table: _decoding_notes(run, columns, table) for table in tables},
     )
 
 
@@ -323,9 +304,9 @@ def _find_reference(model: str, requested: str | None) -> str | None:
     return reference
 
 
-def _decoding_notes(run: ScoredRun, columns: Sequence[Column]) -> tuple[str, ...]:
+def _decoding_notes(run: ScoredRun, columns: Sequence[Column], table: str) -> tuple[str, ...]:
     """A sentence for each length limit that differs from the published one, with its tasks."""
-    names = {name for column in columns for name in column.tasks}
+    names = {name for column in columns if column.table == table for name in column.tasks}
     tasks_by_length: dict[int, list[str]] = {}
     for task in run.tasks:
         if task.name in names and task.max_tokens not in (None, MAX_TOKENS):
@@ -370,24 +351,18 @@ def _base_cell(table: str, column: str, protocol: str, rows: Rows, model: str) -
 
 def _cell(column: Column, rows: Rows, model: str) -> Cell:
     cell = _base_cell(column.table, column.column, column.protocol, rows, model)
-    accuracy = column.summary.accuracy
-    if cell.skip_reason or cell.published is None:
+    accuracy, printed = column.summary.accuracy, cell.published
+    if cell.skip_reason or printed is None:
         return cell
     if accuracy.value is None:
         return replace(cell, skip_reason="nothing of ours to compare")
-    difference = 100 * accuracy.value - cell.published
+    difference, reason = 100 * accuracy.value - printed, column.mismatch_reason
     tolerance = JUDGED_POINTS if column.is_judged else ROUNDING_POINTS
-    is_outside = None
-    if column.mismatch_reason is None and accuracy.low is not None and accuracy.high is not None:
-        is_covered = 100 * accuracy.low <= cell.published <= 100 * accuracy.high
-        is_outside = not is_covered and abs(difference) > tolerance
-    return replace(
-        cell,
-        difference=difference,
-        tolerance=tolerance,
-        is_outside=is_outside,
-        no_verdict_reason=column.mismatch_reason,
-    )
+    cell = replace(cell, difference=difference, tolerance=tolerance, no_verdict_reason=reason)
+    if reason is not None or accuracy.low is None or accuracy.high is None:
+        return cell
+    is_covered = 100 * accuracy.low <= printed <= 100 * accuracy.high
+    return replace(cell, is_outside=not is_covered and abs(difference) > tolerance)
 
 
 def _average_cell(average: Average, columns: Sequence[Column], rows: Rows, model: str) -> Cell:
@@ -395,8 +370,8 @@ def _average_cell(average: Average, columns: Sequence[Column], rows: Rows, model
     if cell.skip_reason or cell.published is None:
         return cell
     if average.macro is None:
-        n_filled = len(average.columns)
-        return replace(cell, skip_reason=f"{n_filled} of {average.n_columns} columns")
+        reason = f"{len(average.columns)} of {average.n_columns} columns"
+        return replace(cell, skip_reason=reason)
     reasons = (
         f"{column.column}: {column.mismatch_reason}"
         for column in columns

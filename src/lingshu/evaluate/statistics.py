@@ -258,11 +258,8 @@ def difference(
         return interval
     if max(gaps) - min(gaps) > ZERO_WIDTH:
         return interval._replace(low=None, high=None)
-    max_unseen_fraction = 1 - 0.05 ** (1 / len(set(groups)))
-    return interval._replace(
-        low=interval.value - max_unseen_fraction * (1 + interval.value),
-        high=interval.value + max_unseen_fraction * (1 - interval.value),
-    )
+    value, unseen = interval.value, 1 - 0.05 ** (1 / len(set(groups)))
+    return interval._replace(low=value - unseen * (1 + value), high=value + unseen * (1 - value))
 
 
 def min_detectable_difference(

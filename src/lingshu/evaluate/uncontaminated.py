@@ -244,9 +244,5 @@ def contrast(first: Summary, second: Summary) -> Interval:
     (p, low_p, high_p, n), (q, low_q, high_q, m) = first.accuracy, second.accuracy
     if p is None or low_p is None or high_p is None or q is None or low_q is None or high_q is None:
         return Interval(None if p is None or q is None else p - q, None, None, n + m)
-    return Interval(
-        p - q,
-        p - q - math.hypot(p - low_p, high_q - q),
-        p - q + math.hypot(high_p - p, q - low_q),
-        n + m,
-    )
+    below, above = math.hypot(p - low_p, high_q - q), math.hypot(high_p - p, q - low_q)
+    return Interval(p - q, p - q - below, p - q + above, n + m)

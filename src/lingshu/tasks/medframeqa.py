@@ -13,15 +13,11 @@ def convert_row(raw: Row) -> Row:
     """The options are texts without letters; the frames are in image_1 ... image_5. video_id is the
     group where it is given (not verified for this repository).
     """
-    columns = pick(
-        raw,
-        optional=("modality", "organ", "system"),
-        id="question_id",
-        question="question",
-        choices="options",
-        gold="correct_answer",
-    )
-    return {**columns, "group": raw.get("video_id") or raw["question_id"]}
+    return {
+        **pick(raw, ("modality", "organ", "system"), id="question_id", question="question"),
+        **pick(raw, choices="options", gold="correct_answer"),
+        "group": raw.get("video_id") or raw["question_id"],
+    }
 
 
 TASK = benchmark(

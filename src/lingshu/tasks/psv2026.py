@@ -238,7 +238,5 @@ def _variant(name: str, title: str, license: str, expected_n: int | None = None)
 
 TASKS = {
     "psv2026": _variant("psv2026", "PSV2026", "CC-BY-4.0", 9264),
-    "psv2026_own": _variant(
-        "psv2026_own", "Your own set in the layout of PSV2026", "that of the rows"
-    ),
-}
+    "psv2026_own": _variant("psv2026_own", "Your own set in the layout of PSV2026", "that of the rows"),
+}  # fmt: skip

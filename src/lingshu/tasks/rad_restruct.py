@@ -45,11 +45,8 @@ def convert_row(raw: Row) -> Row:
     if len(info["options"]) < 2:
         return {**fields, "gold": answers, "kind": "closed"}
     if info["answer_type"] == "single_choice":
-        return {
-            **fields,
-            "choices": info["options"],
-            "gold": letter_for_text(answers[0], info["options"]),
-        }
+        letter = letter_for_text(answers[0], info["options"])
+        return {**fields, "choices": info["options"], "gold": letter}
     letters = "".join(chr(65 + info["options"].index(answer)) for answer in answers)
     return {**fields, "choices": info["options"], "gold": letters, "multi_choice": True}
 

@@ -87,10 +87,8 @@ class EvaluationReport:
         """The means over tasks, for each measure that several tasks share."""
         means: list[tuple[str, float | None]] = []
         if len(self._accuracies("accuracy")) > 1:
-            means = [
-                ("mean over tasks (macro)", self.macro),
-                ("mean over samples (micro)", self.micro),
-            ]
+            names = ("mean over tasks (macro)", "mean over samples (micro)")
+            means = list(zip(names, (self.macro, self.micro), strict=True))
         if len(scores := self._accuracies("mean score")) > 1:
             means += [
                 ("mean score over tasks (macro)", macro([score.value for score in scores])),

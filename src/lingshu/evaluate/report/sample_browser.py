@@ -68,13 +68,9 @@ class Browser:
 
     @property
     def tasks(self) -> list[dict[str, Any]]:
+        keys = ("name", "title", "protocol")
         return [
-            {
-                "name": task.name,
-                "title": task.title,
-                "protocol": task.protocol,
-                "facets": list(task.facets),
-            }
+            {key: getattr(task, key) for key in keys} | {"facets": list(task.facets)}
             for task in self._report.tasks
         ]
 
@@ -89,12 +85,9 @@ class Browser:
         bytes_left = self._max_bytes
         for task_index, task in enumerate(self._report.tasks):
             byte_budget = bytes_left // (len(self._report.tasks) - task_index)
-            images = _ThumbnailSelection(
-                self._open(self._run / task.name / REQUESTS, "id"),
-                self._open(self._run / task.name / THUMBNAILS, "image"),
-                byte_budget,
-                self._thumbnails,
-            )
+            requests = self._open(self._run / task.name / REQUESTS, "id")
+            stored = self._open(self._run / task.name / THUMBNAILS, "image")
+            images = _ThumbnailSelection(requests, stored, byte_budget, self._thumbnails)
             n_rows = 0
             for row in islice(self._task_rows(task, images), self._samples_left):
                 n_rows += 1

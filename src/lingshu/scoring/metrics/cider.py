@@ -52,10 +52,8 @@ def cider(
     if not predictions:
         return CiderScores([], [])
     vocabulary: dict[str, int] = {}
-    prediction_texts, gold_texts = (
-        _encode_texts(predictions, vocabulary),
-        _encode_texts(gold, vocabulary),
-    )
+    prediction_texts = _encode_texts(predictions, vocabulary)
+    gold_texts = _encode_texts(gold, vocabulary)
     corpus = gold_texts if references is None else _encode_texts(references, vocabulary)
     log_n = math.log(len(gold if references is None else references))
     scores, clipped_scores = np.zeros(len(predictions)), np.zeros(len(predictions))

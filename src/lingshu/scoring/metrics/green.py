@@ -23,9 +23,7 @@ METRIC = ModelMetric(
     "green_score",
     "pip install green-score",
     {
-        "GREEN-RadLlama2-7b": (
-            "huggingface.co/StanfordAIMI/GREEN-RadLlama2-7b, 14 GB, Llama 2 license"
-        )
+        "GREEN-RadLlama2-7b": "huggingface.co/StanfordAIMI/GREEN-RadLlama2-7b, 14 GB, Llama 2 license"
     },
     _compute,
 )

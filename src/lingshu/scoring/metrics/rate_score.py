@@ -10,13 +10,8 @@ def _compute(weights: Path, predictions: Texts, gold: Texts) -> Values:
     package = import_module("RaTEScore")
     cuda = import_module("RaTEScore.scorer").torch.cuda.is_available()
     ner, encoder = str(weights / "RaTE-NER-Deberta"), str(weights / "BioLORD-2023-C")
-    return {
-        "rate_score": (
-            package.RaTEScore(bert_model=ner, eval_model=encoder, use_gpu=cuda).compute_score(
-                list(predictions), list(gold)
-            )
-        )
-    }
+    scorer = package.RaTEScore(bert_model=ner, eval_model=encoder, use_gpu=cuda)
+    return {"rate_score": scorer.compute_score(list(predictions), list(gold))}
 
 
 METRIC = ModelMetric(
