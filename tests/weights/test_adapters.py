@@ -183,3 +183,58 @@ def test_factors_too_large_for_their_type_are_an_error(
     with pytest.raises(ArtifactError, match=r"lora_B.* too large for F16"):
         merge(MergePlan(pair, "task"), tmp_path / "out", MergeWeights((1e6, 1.0)))
     assert not (tmp_path / "out").exists()
+
+
+def renested(folder: Path, source: Path, prefix: str, base: str = "base") -> Path:
+    """A copy of an adapter whose modules are nested in another way."""
+    folder.mkdir()
+    config = json.loads((source / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": base})
+    )
+    tensors = load_file(source / ADAPTER)
+    names = {name: name.replace("base_model.model.", prefix) for name in tensors}
+    save_file({names[name]: tensor for name, tensor in tensors.items()}, folder / ADAPTER)
+    return folder
+
+
+def test_adapters_of_two_versions_of_transformers_are_merged_by_module(
+    tmp_path: Path, pair: tuple[Path, Path]
+) -> None:
+    old = renested(tmp_path / "old", pair[1], "base_model.model.model.layers.0.")
+    new = renested(tmp_path / "new", pair[0], "base_model.model.model.language_model.layers.0.")
+    merge(MergePlan((new, old)), tmp_path / "out", MergeWeights((0.5, 0.5)))
+    merge(MergePlan(pair), tmp_path / "same", MergeWeights((0.5, 0.5)))
+    found, expected = load_file(tmp_path / "out" / ADAPTER), load_file(tmp_path / "same" / ADAPTER)
+    assert {name.replace("model.language_model.layers.0.", "") for name in found} == set(expected)
+    for name, tensor in found.items():
+        assert torch.equal(tensor, expected[name.replace("model.language_model.layers.0.", "")])
+    # A module that only the other has is named as the first names its neighbors.
+    merge(MergePlan((old, new)), tmp_path / "turned", MergeWeights((0.5, 0.5)))
+    turned = load_file(tmp_path / "turned" / ADAPTER)
+    assert {name.replace("model.layers.0.", "") for name in turned} == set(expected)
+    vision = renested(tmp_path / "vision", pair[0], "base_model.model.model.visual.blocks.0.")
+    with pytest.raises(InputError, match=r"a part that .*old.* does not adapt.*vision first"):
+        merge(MergePlan((old, vision)), tmp_path / "no", MergeWeights((0.5, 0.5)))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_same"),
+    [
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "/models/Qwen2.5-VL-7B-Instruct", True),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "unsloth/Qwen2.5-VL-7B-Instruct-unsloth-bnb-4bit", True),
+        ("Qwen/A-7B", "/cache/models--Qwen--A-7B/snapshots/0a1b", True),
+        ("Qwen/A-7B", "Qwen/A-3B", False),
+        ("/runs/1/checkpoint", "/runs/2/checkpoint", False),
+    ],
+)
+def test_one_base_may_be_named_by_hub_id_by_download_or_by_a_quantized_copy(
+    tmp_path: Path, pair: tuple[Path, Path], first: str, second: str, *, is_same: bool
+) -> None:
+    a = renested(tmp_path / "first", pair[0], "base_model.model.", first)
+    b = renested(tmp_path / "second", pair[1], "base_model.model.", second)
+    if is_same:
+        merge(MergePlan((a, b)), tmp_path / "out", MergeWeights((0.5, 0.5)))
+    else:
+        with pytest.raises(InputError, match="only adapters of one base"):
+            merge(MergePlan((a, b)), tmp_path / "out", MergeWeights((0.5, 0.5)))
