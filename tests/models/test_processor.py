@@ -80,7 +80,7 @@ def test_only_answers_and_their_end_token_are_learned(family: str) -> None:
     more = [Message("user", ("left or right?",)), Message("assistant", ("left",))]
     encoded = processor.encode([*turns, *more], processor.tiles([make_image(0)]))
     supervised_text = processor.tokenizer.decode(encoded.ids[encoded.labels != IGNORE_INDEX])
-    end = processor.family.end_of_turn
+    end = processor.tokens.end_of_turn
     assert supervised_text == f"yes{end}left{end}"
     # What precedes the first answer is just what the model sees when it generates.
     prompt = processor.encode(turns[:1], processor.tiles([make_image(0)]))

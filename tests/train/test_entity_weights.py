@@ -65,7 +65,7 @@ def test_tokens_of_entities_are_those_that_share_a_character_with_them(family: s
     found, processor = encoded(sample, family)
     token_marks = pieces(found, processor)
     assert len(token_marks) == found.supervised and not any(
-        entity for piece, entity in token_marks if piece == processor.family.end_of_turn
+        entity for piece, entity in token_marks if piece == processor.tokens.end_of_turn
     )
     words = "".join(piece for piece, entity in token_marks if entity).translate(WORD_STARTS)
     assert words.replace(" ", "") == "largelesionleftlesion"

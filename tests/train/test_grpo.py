@@ -485,7 +485,7 @@ def test_a_sampled_reply_is_trained_on_like_a_written_answer(family: str) -> Non
     ids = processor.tokenizer("yes, left", add_special_tokens=False)["input_ids"]
     built = append_replies(
         processor.encode(sample.messages, tiles),
-        [([*ids, processor.tokenizer.convert_tokens_to_ids(processor.family.end_of_turn)], 0.5)],
+        [([*ids, processor.tokenizer.convert_tokens_to_ids(processor.tokens.end_of_turn)], 0.5)],
     )
     assert (
         built.ids.tolist() == expected.ids.tolist()

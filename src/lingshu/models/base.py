@@ -116,7 +116,6 @@ class VisionLanguageFamily(ABC):
     chat_template: ClassVar[str]
     has_mrope: ClassVar[bool] = False
     token_type_input: ClassVar[str | None] = None
-    end_of_turn: ClassVar[str] = "<|im_end|>"
     # What tiny models are given for a tokenizer: the class of transformers, its tokens by role, and
     # whether it splits bytes (as GPT-2's) or characters with bytes as the last resort.
     tokenizer_class: ClassVar[str] = "Qwen2Tokenizer"
@@ -230,10 +229,30 @@ def family_of(model_type: str) -> VisionLanguageFamily:
     names = registry.names("families")
     if model_type not in names:
         raise ArtifactError(
-            f"model type {model_type!r} is not supported; {suggest_name(model_type, names)}"
+            f"model type {model_type!r} is not supported; {suggest_name(model_type, names)} Another"
+            " server can run it: give its address as http://HOST/v1#NAME."
         )
     family = registry.get_attribute("families", model_type, "FAMILY")
     return cast(VisionLanguageFamily, family)
+
+
+def family_of_config(config: Mapping[str, Any]) -> VisionLanguageFamily:
+    """The family of the model that a config.json describes.
+
+    Raises:
+        ArtifactError: a model type that no family covers, or a language model that the family was
+            not proven with, such as a mixture of experts.
+    """
+    family = family_of(str(config.get("model_type")))
+    text = config.get("text_config")
+    text_type = text.get("model_type") if isinstance(text, Mapping) else None
+    if text_type is not None and text_type not in (family.text_model_types or (text_type,)):
+        raise ArtifactError(
+            f"the language model of this {family.model_type} is of type {text_type!r}; supported are"
+            f" {', '.join(family.text_model_types)}. Another server can run it: give its address as"
+            " http://HOST/v1#NAME."
+        )
+    return family
 
 
 def normalize_pixels(image_processor: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from PIL import Image as PIL
 from lingshu.core.errors import ArtifactError, library_errors, one_line
 from lingshu.core.files import digest
 from lingshu.core.types import Message
-from lingshu.models.base import VisionLanguageFamily, family_of
+from lingshu.models.base import VisionLanguageFamily, family_of_config
 from lingshu.models.checkpoint_tensors import (
     MetaModel,
     open_meta_model,
@@ -79,7 +79,7 @@ def open_model_files(folder: Path) -> tuple[CheckpointFiles, VisionLanguageFamil
             are not part of the model, or an unknown family.
     """
     files = open_checkpoint(folder)
-    return files, family_of(str(files.config.get("model_type")))
+    return files, family_of_config(files.config)
 
 
 def load(
@@ -219,7 +219,7 @@ def identify(name: str, *, revision: str | None = None) -> tuple[VisionLanguageF
     """
     folder, commit_digest = _local_folder(name, revision, with_weights=False)
     if commit_digest is not None:
-        return family_of(str(read_config(folder).get("model_type"))), commit_digest
+        return family_of_config(read_config(folder)), commit_digest
     files, family = open_model_files(folder)
     return family, files.digest()
 

@@ -480,7 +480,10 @@ def read_prompt_tokens(
             f"the tokenizer has no token {family.image_token}, which stands for images; copy the"
             " tokenizer files of this model again."
         )
-    after = [(proof.after_answer.find(token), token) for token in special]
+    # Gemma's vocabulary also adds line breaks and HTML tags, which stay the text that they are.
+    own = {*special, *family.special_tokens, *family.never_sampled}
+    marks = {token for token in added if not token.isspace() and token in proof.template.text}
+    after = [(proof.after_answer.find(token), token) for token in own]
     found = min((position for position in after if position[0] >= 0), default=None)
     end_of_turn = found[1] if found else tokenizer.eos_token
     if end_of_turn is None:
@@ -503,8 +506,8 @@ def read_prompt_tokens(
         end_of_turn,
         frozenset(stop_ids),
         tuple(token_id for token_id in banned if n_rows is None or token_id < n_rows),
-        tuple(added),
-        frozenset(added.keys() - special),
+        tuple(token for token in added if token in own | marks),
+        frozenset(marks - own),
         n_rows,
     )
 

@@ -93,8 +93,9 @@ def build_tiny(
         if parameter.ndim == 2 and not parameter.any():
             torch.nn.init.xavier_uniform_(parameter)
     torch.set_rng_state(state)
-    end_ids = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(family.end_of_turn)}
-    model.generation_config.eos_token_id = min(end_ids) if len(end_ids) == 1 else sorted(end_ids)
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
     image_processor = family.image_processor(budget, spec.image_size)
-    return model.eval(), build_processor(family, tokenizer, image_processor, budget)
+    processor = build_processor(family, tokenizer, image_processor, budget)
+    stop_ids = sorted(processor.tokens.stop_ids)
+    model.generation_config.eos_token_id = stop_ids[0] if len(stop_ids) == 1 else stop_ids
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model.eval(), processor

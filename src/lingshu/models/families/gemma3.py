@@ -81,7 +81,6 @@ class Gemma3(SquareTiles):
     never_sampled = IMAGE_TOKENS
     chat_template = CHAT_TEMPLATE
     token_type_input = "token_type_ids"
-    end_of_turn = "<end_of_turn>"
 
     def image_processor(self, budget: PixelBudget, image_size: int) -> Any:
         from transformers.models.gemma3 import image_processing_pil_gemma3 as module
