@@ -31,7 +31,7 @@ def test_the_slices_with_the_largest_area_are_taken_in_the_order_of_the_volume()
         4,
     ]
     assert select_mask_slices(mask, max_slices=1)[0].boxes == [BoundingBox(2, 2, 10, 10)]
-    assert select_mask_slices(np.zeros((3, 4, 4))) == []
+    assert select_mask_slices(np.zeros((3, 4, 4)), max_slices=3) == []
 
 
 def test_a_rectangle_is_rendered_around_its_region_and_the_image_stays() -> None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BOX_COLOR = (255, 255, 0)  # no tissue, stain or window is pure yellow
+MIN_PIXELS = 4  # smaller regions are artifacts of an annotator's pen
 
 
 class BoundingBox(NamedTuple):
@@ -28,11 +29,8 @@ class MaskSlice(NamedTuple):
     boxes: list[BoundingBox]
 
 
-def mask_to_boxes(mask: NDArray[np.generic], *, min_pixels: int = 4) -> list[BoundingBox]:
-    """The bounding box of each connected region of a mask (height x width), from the top left.
-
-    Regions of fewer than `min_pixels` pixels are artifacts of an annotator's pen and are skipped.
-    """
+def mask_to_boxes(mask: NDArray[np.generic]) -> list[BoundingBox]:
+    """The bounding box of each connected region of a mask (height x width), from the top left."""
     import cv2
     import numpy as np
 
@@ -41,21 +39,19 @@ def mask_to_boxes(mask: NDArray[np.generic], *, min_pixels: int = 4) -> list[Bou
     boxes = [
         BoundingBox(left, top, left + width - 1, top + height - 1)
         for left, top, width, height, n_pixels in stats[1:n_labels].tolist()
-        if n_pixels >= min_pixels
+        if n_pixels >= MIN_PIXELS
     ]
     return sorted(boxes, key=lambda box: (box.top, box.left))
 
 
-def select_mask_slices(
-    mask: NDArray[np.generic], *, max_slices: int = 3, min_pixels: int = 4
-) -> list[MaskSlice]:
+def select_mask_slices(mask: NDArray[np.generic], *, max_slices: int | None) -> list[MaskSlice]:
     """The slices of a mask (slices x height x width) with the largest areas, sorted by index."""
     import numpy as np
 
     areas = np.count_nonzero(mask, axis=(1, 2)).tolist()
     by_area = sorted(range(len(areas)), key=lambda z: (-areas[z], z))
-    selected = sorted(z for z in by_area[:max_slices] if areas[z] >= min_pixels)
-    boxes = {z: mask_to_boxes(mask[z], min_pixels=min_pixels) for z in selected}
+    selected = sorted(z for z in by_area[:max_slices] if areas[z] >= MIN_PIXELS)
+    boxes = {z: mask_to_boxes(mask[z]) for z in selected}
     return [MaskSlice(z, slice_boxes) for z, slice_boxes in boxes.items() if slice_boxes]
 
 

@@ -115,9 +115,7 @@ def seeded_instruction(name: str, sample: Sample, seed: int) -> str:
     return seeded_choice(_instructions()[name], sample.id, seed)
 
 
-def cached_per_image(
-    compute: Callable[[Image, Pixels], T], *, max_size: int = 4096
-) -> Callable[[Image, Pixels], T]:
+def cached_per_image(compute: Callable[[Image, Pixels], T]) -> Callable[[Image, Pixels], T]:
     """`compute` with its last results cached: data sets ask many questions about one image."""
     results: OrderedDict[Image, T] = OrderedDict()
 
@@ -126,7 +124,7 @@ def cached_per_image(
             return compute(image, pixels)
         if image not in results:
             results[image] = compute(image, pixels)
-            if len(results) > max_size:
+            if len(results) > 4096:
                 results.popitem(last=False)
         return results[image]
 

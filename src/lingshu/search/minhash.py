@@ -19,7 +19,7 @@ from lingshu.search.buckets import (
     starts_run,
     unique_pairs,
 )
-from lingshu.search.ngrams import Ngrams, hash_ngrams
+from lingshu.search.ngrams import hash_ngrams
 from lingshu.search.text_hash import MULTIPLIER, TokenHashes, text_hashes
 
 SHINGLE = 5
@@ -46,30 +46,22 @@ class SimilarPairs(NamedTuple):
     overflow: Overflow
 
 
-class Shingles(NamedTuple):
-    """The shingle hashes of several texts, concatenated, and where each text starts."""
-
-    hashes: NDArray[np.uint64]
-    offsets: NDArray[np.int64]
+# The shingle hashes of several texts, concatenated, and where each text starts.
+Shingles = TokenHashes
 
 
-def find_similar_pairs(
-    tokens: TokenHashes, *, threshold: float = THRESHOLD, cap: int = BUCKET_CAP
-) -> SimilarPairs:
+def find_similar_pairs(tokens: TokenHashes, *, threshold: float = THRESHOLD) -> SimilarPairs:
     """Pairs of texts whose 5-word shingles have a Jaccard similarity of at least `threshold`.
 
     Of the pairs at similarity 0.7 about 85% are found, at 0.8 99.7%, at 0.9 all but 1 in 10^7. The
     copies of a text are only paired with its first row. A text under five words is never found.
     """
-    ngrams, n_texts = hash_ngrams(tokens, SHINGLE), len(tokens.offsets) - 1
-    text_shingles = group_shingles(ngrams, n_texts=n_texts)
-    first_rows = _first_occurrence(text_hashes(tokens))
-    has_shingles, rows = np.diff(text_shingles.offsets) > 0, np.arange(n_texts)
+    text_shingles, first_rows = hash_shingles(tokens), _first_occurrence(text_hashes(tokens))
+    has_shingles, rows = np.diff(text_shingles.offsets) > 0, np.arange(len(first_rows))
     duplicates = np.flatnonzero(has_shingles & (first_rows != rows))
     unique_rows = np.flatnonzero(has_shingles & (first_rows == rows))
-    left_index, right_index, overflow = candidate_pairs(
-        band_keys(compute_minhashes(ngrams, n_texts=n_texts)[unique_rows]), cap=cap
-    )
+    keys = band_keys(compute_minhashes(text_shingles)[unique_rows])
+    left_index, right_index, overflow = candidate_pairs(keys)
     left, right = unique_rows[left_index], unique_rows[right_index]
     similarity = jaccard(text_shingles, left, text_shingles, right)
     is_similar = similarity >= threshold
@@ -136,17 +128,17 @@ def _shingles_and_keys(
     tokens: TokenHashes,
 ) -> tuple[Shingles, NDArray[np.uint64], NDArray[np.int64]]:
     """The shingles of some texts, and the keys of all their bands with the text of each."""
-    ngrams, n_texts = hash_ngrams(tokens, SHINGLE), len(tokens.offsets) - 1
-    text_shingles = group_shingles(ngrams, n_texts=n_texts)
+    text_shingles = hash_shingles(tokens)
     rows = np.flatnonzero(np.diff(text_shingles.offsets))
-    keys = band_keys(compute_minhashes(ngrams, n_texts=n_texts)[rows])
+    keys = band_keys(compute_minhashes(text_shingles)[rows])
     # Keys of different bands must differ.
     keys ^= np.arange(keys.shape[1], dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return text_shingles, keys.ravel(), np.repeat(rows, keys.shape[1])
 
 
-def group_shingles(ngrams: Ngrams, *, n_texts: int) -> Shingles:
-    counts = np.bincount(ngrams.text_ids, minlength=n_texts)
+def hash_shingles(tokens: TokenHashes) -> Shingles:
+    ngrams = hash_ngrams(tokens, SHINGLE)
+    counts = np.bincount(ngrams.text_ids, minlength=len(tokens.offsets) - 1)
     return Shingles(ngrams.hashes, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
 
@@ -185,16 +177,16 @@ def _pair_shingles(shingles: Shingles, rows: NDArray[np.int64]) -> NDArray[np.ui
     return pair_index.astype(np.uint64) << np.uint64(52) | shingles.hashes[positions] >> _HASH_SHIFT
 
 
-def compute_minhashes(ngrams: Ngrams, *, n_texts: int) -> NDArray[np.uint32]:
+def compute_minhashes(shingles: Shingles) -> NDArray[np.uint32]:
     """MinHash signatures, texts x 256; without shingles that of the empty set."""
     from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
 
-    offsets = group_shingles(ngrams, n_texts=n_texts).offsets
+    offsets, n_texts = shingles.offsets, len(shingles.offsets) - 1
     signatures = np.empty((n_texts, PERMUTATIONS), np.uint32)
     # rensa returns Python numbers; few at a time stay in the cache and are soon freed.
     for start in range(0, n_texts, TEXT_BATCH):
         batch_offsets = offsets[start : start + TEXT_BATCH + 1]
-        hashes = ngrams.hashes[batch_offsets[0] : batch_offsets[-1]]
+        hashes = shingles.hashes[batch_offsets[0] : batch_offsets[-1]]
         matrix = RMinHash.digest_matrix_from_flat_token_hashes(
             hashes, (batch_offsets - batch_offsets[0]).astype(np.uint64), PERMUTATIONS, SEED
         )

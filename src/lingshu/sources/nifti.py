@@ -125,7 +125,7 @@ def _mask_samples(
     except ImageError as error:
         yield Drop(name, "bad_mask", str(error))
         return
-    selected = select_mask_slices(mask, max_slices=len(mask) if slices is None else slices)
+    selected = select_mask_slices(mask, max_slices=slices)
     if not selected:
         yield Drop(name, "nothing_marked")
         return
