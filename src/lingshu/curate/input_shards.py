@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from lingshu.core.errors import ConfigError
 from lingshu.core.types import Drop, Image, Sample
@@ -16,19 +15,11 @@ from lingshu.curate.config import CurateConfig, Source
 from lingshu.curate.counts import StepCounts
 from lingshu.curate.plan import READ_STEP, get_reader, reader_options
 from lingshu.curate.spill import ImageSpill, ShardRow, dump_sample, write_rows
-from lingshu.curate.worker import DroppedRow
+from lingshu.curate.worker import DroppedRow, Shard
 from lingshu.ops.licenses import is_permissive
 
 # A shard of large in-memory images ends before it has all its rows.
 SHARD_BYTES = 256 << 20
-
-
-class InputShard(NamedTuple):
-    """A shard as it was read; `key` digests its rows and the state of their files."""
-
-    path: Path
-    rows: int
-    key: str
 
 
 def available_sources(config: CurateConfig) -> list[Source]:
@@ -56,7 +47,7 @@ def read_shards(
     *,
     hash_key: bytes,
     limit: int | None = None,
-) -> Iterator[InputShard]:
+) -> Iterator[Shard]:
     """Read every source in order and yield its shards; a shard holds rows of one source only.
 
     `hash_key` is the secret under which patient and study ids are hashed.
@@ -154,9 +145,9 @@ class _ShardSplitter:
                 self._stat_cache[path] = "missing"
         return self._stat_cache[path]
 
-    def flush(self) -> InputShard:
+    def flush(self) -> Shard:
         self.spill.commit()
         write_rows(self._path, self.rows, {})
-        shard = InputShard(self._path, len(self.rows), self._hash.hexdigest())
+        shard = Shard(self._path, len(self.rows), self._hash.hexdigest())
         self._start_shard()
         return shard

@@ -13,9 +13,9 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from lingshu.core import artifacts, files
 from lingshu.core.config import to_plain
@@ -24,12 +24,12 @@ from lingshu.core.progress import Progress
 from lingshu.core.pseudonyms import new_key
 from lingshu.core.step_types import Decision, TableStep
 from lingshu.curate import plan, worker
-from lingshu.curate.config import CurateConfig, StepConfig
+from lingshu.curate.config import CurateConfig, Source, StepConfig
 from lingshu.curate.counts import StepCounts
 from lingshu.curate.executors import Backend
-from lingshu.curate.input_shards import InputShard, read_shards
+from lingshu.curate.input_shards import read_shards
 from lingshu.curate.spill import read_metadata, read_rows, read_signatures
-from lingshu.curate.worker import MAX_EXAMPLES, DroppedRow, Example, Job, RowRange
+from lingshu.curate.worker import MAX_EXAMPLES, DroppedRow, Example, Job, RowRange, Shard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,32 +38,6 @@ if TYPE_CHECKING:
 
 WORK_DIR, DROPS_FILE = "work", "drops.jsonl"
 MAX_WORKER_CRASHES = 3  # at one row, before the row is dropped
-
-
-@dataclass(frozen=True)
-class ShardDecision:
-    """A decision about one shard: the rows that it drops, and notes on rows that stay."""
-
-    dropped_rows: Set[int] = frozenset()
-    notes: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
-
-
-class Shard(NamedTuple):
-    """A shard between passes, with the last decision about its rows."""
-
-    path: Path
-    rows: int
-    key: str
-    decision: ShardDecision
-
-    @property
-    def n_left(self) -> int:
-        return self.rows - len(self.decision.dropped_rows)
-
-    def row_range(self, start: int, stop: int) -> RowRange:
-        dropped = frozenset(row for row in self.decision.dropped_rows if start <= row < stop)
-        notes = {row: notes for row, notes in self.decision.notes.items() if start <= row < stop}
-        return RowRange(str(self.path), start, stop, dropped, notes)
 
 
 class CurationRun:
@@ -154,16 +128,14 @@ class CurationRun:
             self._hash_key = path.read_bytes()
         return self._hash_key
 
-    def _read(
-        self, counts: StepCounts, on_drop: Callable[[DroppedRow], None]
-    ) -> Iterator[InputShard]:
+    def _read(self, counts: StepCounts, on_drop: Callable[[DroppedRow], None]) -> Iterator[Shard]:
         folder, key = self.work / "input", self._load_hash_key()
         return read_shards(self.config, folder, counts, on_drop, hash_key=key, limit=self.limit)
 
     def _inputs(self) -> Iterator[Shard]:
         for shard in self._read(self.step_counts, self._log_drop):
             self._input_keys.append(shard.key)
-            yield Shard(*shard, ShardDecision())
+            yield shard
 
     # --- passes
 
@@ -184,26 +156,60 @@ class CurationRun:
             self._collect(metadata)
             for values in metadata["examples"]:
                 self._add_example(Example(*values))
-            outputs.append(Shard(Path(job.output), metadata["rows"], job.key, ShardDecision()))
-        if steps.table_step is None:
-            return outputs
-        ranks = {source.name: source.rank for source in self.config.sources}
-        paths = [shard.path for shard in outputs]
-        result = decide_shards(steps.table_step, paths, self._sources, ranks)
-        artifacts.release_freed_memory()  # of the table of all signatures, before the workers write
-        self.step_counts.merge(result.counts.as_dict())
-        self.stats[steps.table_step.name] = result.stats
-        for drop in result.drops:
-            self._log_drop(drop)
-        self.examples += result.examples
+            outputs.append(Shard(Path(job.output), metadata["rows"], job.key))
+        if steps.table_step is not None:
+            outputs = self._decide(steps.table_step, outputs)
+            # of the table of all signatures, before the workers write
+            artifacts.release_freed_memory()
+        return outputs
+
+    def _decide(self, step: StepConfig, shards: Sequence[Shard]) -> list[Shard]:
+        """Let a table step decide over the signatures of all shards.
+
+        Raises:
+            InputError: it dropped or noted a row that its table does not have.
+        """
+        built = plan.build_step(step)
+        assert isinstance(built, TableStep)
+        table, locations, sources = _load_signatures(step, shards, self.config.sources)
+        decision = built.decide(table) if table.num_rows else Decision({})
+        for row in (*decision.drops, *decision.notes):
+            if not 0 <= row < table.num_rows:
+                problem = f"step {step.name!r} decided on row {row} of {table.num_rows}"
+                raise InputError(f"{problem}; rows are counted from 0.")
+        for source, count in Counter(sources).items():
+            self.step_counts.add(step.name, source, "out", count)
+        dropped_rows: list[set[int]] = [set() for _ in shards]
+        notes: list[dict[int, Mapping[str, str]]] = [{} for _ in shards]
+        n_drops = Counter[str]()
+        for row, drop in sorted(decision.drops.items()):
+            shard, row_index = locations[row].tolist()
+            dropped_rows[shard].add(row_index)
+            self.step_counts.add(step.name, sources[row], "out", -1)
+            drop = replace(drop, id=table["id"][row].as_py())
+            self._drop(DroppedRow.of(drop, sources[row], step.name))
+            n_drops[drop.reason] += 1
+            if n_drops[drop.reason] <= MAX_EXAMPLES:
+                before = read_rows(shards[shard].path)[row_index].text
+                outcome = f"dropped: {drop.reason}"
+                self.examples.append(Example(step.name, outcome, before, (), drop.detail))
+        for row, row_notes in decision.notes.items():
+            if row not in decision.drops:
+                shard, row_index = locations[row].tolist()
+                notes[shard][row_index] = dict(row_notes)
+        self.stats[step.name] = dict(decision.stats)
         return [
-            shard._replace(decision=decision)
-            for shard, decision in zip(outputs, result.shards, strict=True)
+            replace(shard, dropped_rows=frozenset(rows), notes=row_notes)
+            for shard, rows, row_notes in zip(shards, dropped_rows, notes, strict=True)
         ]
+
+    def _drop(self, dropped: DroppedRow) -> None:
+        self.step_counts.drop(dropped.step, dropped.source, dropped.reason)
+        self._log_drop(dropped)
 
     def _pass_job(self, folder: Path, steps: plan.Pass, shard: Shard) -> Job:
         digests = [self._digests[step.name] for step in steps.steps]
-        decision = [sorted(shard.decision.dropped_rows), _sorted_notes(shard.decision.notes)]
+        decision = [sorted(shard.dropped_rows), _sorted_notes(shard.notes)]
         key = files.digest([self._runner_digest, self._sources, digests, shard.key, decision])
         output = str(folder / f"{key[:40]}.arrow")
         return Job(key, output, (shard.row_range(0, shard.rows),), self._sources, steps)
@@ -276,11 +282,8 @@ class CurationRun:
                     sample_id, source, plan.WRITE_STEP, "duplicate_id", "an earlier row has this id"
                 )
                 self.step_counts.add(plan.WRITE_STEP, source, "in")
-                self.step_counts.drop(plan.WRITE_STEP, source, drop.reason)
-                self._log_drop(drop)
-            dropped = shard.decision.dropped_rows | duplicates.keys()
-            decision = ShardDecision(dropped, shard.decision.notes)
-            unique.append(shard._replace(decision=decision))
+                self._drop(drop)
+            unique.append(replace(shard, dropped_rows=shard.dropped_rows | duplicates.keys()))
         artifacts.release_freed_memory()
         return unique
 
@@ -291,7 +294,7 @@ class CurationRun:
         for shard in shards:
             start = 0
             for row in range(shard.rows):
-                n_rows += row not in shard.decision.dropped_rows
+                n_rows += row not in shard.dropped_rows
                 if n_rows == artifacts.SHARD_ROWS:
                     row_ranges.append((shard.row_range(start, row + 1), shard.key))
                     yield self._part_job(row_ranges)
@@ -385,91 +388,27 @@ def check_not_inside(label: str, path: str | Path | None, out: Path) -> None:
 # --- decisions over all shards
 
 
-class DecisionResult(NamedTuple):
-    """A decision split by shard, with its counts, drops, statistics and examples."""
-
-    shards: list[ShardDecision]
-    counts: StepCounts
-    drops: list[DroppedRow]
-    stats: Mapping[str, Any]
-    examples: list[Example]
-
-
-def decide_shards(
-    step: StepConfig, paths: Sequence[Path], sources: Sequence[str], ranks: Mapping[str, int]
-) -> DecisionResult:
-    """Let a table step decide over the signatures of all shards.
-
-    Raises:
-        InputError: it dropped or noted a row that its table does not have.
-    """
-    built = plan.build_step(step)
-    assert isinstance(built, TableStep)
-    table, locations, source_indices = _load_signatures(step, paths, sources, ranks)
-    decision = built.decide(table) if table.num_rows else Decision({})
-    for row in (*decision.drops, *decision.notes):
-        if not 0 <= row < table.num_rows:
-            problem = f"step {step.name!r} decided on row {row} of {table.num_rows}"
-            raise InputError(f"{problem}; rows are counted from 0.")
-    counts, drops = StepCounts(), []
-    for source_index, count in Counter(source_indices.tolist()).items():
-        counts.add(step.name, sources[int(source_index)], "out", count)
-    dropped_rows: list[set[int]] = [set() for _ in paths]
-    notes: list[dict[int, Mapping[str, str]]] = [{} for _ in paths]
-    examples: dict[str, list[tuple[int, int, str]]] = {}
-    for row, drop in sorted(decision.drops.items()):
-        shard, row_index = locations[row].tolist()
-        source = sources[int(source_indices[row])]
-        counts.add(step.name, source, "out", -1)
-        counts.drop(step.name, source, drop.reason)
-        drops.append(
-            DroppedRow(table["id"][row].as_py(), source, step.name, drop.reason, drop.detail)
-        )
-        dropped_rows[shard].add(row_index)
-        entries = examples.setdefault(drop.reason, [])
-        if len(entries) < MAX_EXAMPLES:
-            entries.append((shard, row_index, drop.detail))
-    for row, row_notes in decision.notes.items():
-        if row not in decision.drops:
-            shard, row_index = locations[row].tolist()
-            notes[shard][row_index] = dict(row_notes)
-    decisions = [
-        ShardDecision(frozenset(rows), row_notes)
-        for rows, row_notes in zip(dropped_rows, notes, strict=True)
-    ]
-    drop_examples = [
-        Example(
-            step.name, f"dropped: {reason}", read_rows(paths[shard])[row_index].text, (), detail
-        )
-        for reason, entries in examples.items()
-        for shard, row_index, detail in entries
-    ]
-    return DecisionResult(decisions, counts, drops, dict(decision.stats), drop_examples)
-
-
 def _load_signatures(
-    step: StepConfig, paths: Sequence[Path], sources: Sequence[str], ranks: Mapping[str, int]
-) -> tuple[pa.Table, NDArray[np.int64], NDArray[np.int32]]:
-    """The rows with a signature: table, locations (rows x 2: shard, row), source indices."""
+    step: StepConfig, shards: Sequence[Shard], sources: Sequence[Source]
+) -> tuple[pa.Table, NDArray[np.int64], list[str]]:
+    """The rows with a signature: table, locations (rows x 2: shard, row), names of the sources."""
     import numpy as np
     import pyarrow as pa
 
     empty = {"id": pa.array([], pa.string()), "source_index": pa.array([], pa.int32())}
     tables = [pa.table(empty)]
     locations = [np.zeros((0, 2), np.int64)]
-    for shard_index, path in enumerate(paths):
-        signatures = read_signatures(path)
+    for shard_index, shard in enumerate(shards):
+        signatures = read_signatures(shard.path)
         has_signature = signatures["has_signature"]
         rows = np.flatnonzero(has_signature.to_numpy())
         locations.append(np.stack([np.full(len(rows), shard_index), rows], axis=1))
         tables.append(signatures.filter(has_signature).drop_columns(["has_signature"]))
     table = pa.concat_tables(tables, promote_options="permissive")
-    source_indices = table["source_index"].to_numpy()
-    names = [sources[int(index)] for index in source_indices.tolist()]
-    added = {
-        "source": pa.array(names, pa.string()),
-        "rank": pa.array([ranks[name] for name in names], pa.int64()),
-    }
+    row_sources = [sources[index] for index in table["source_index"].to_pylist()]
+    names = [source.name for source in row_sources]
+    ranks = pa.array([source.rank for source in row_sources], pa.int64())
+    added = {"source": pa.array(names, pa.string()), "rank": ranks}
     for position, (name, column) in enumerate(added.items(), 1):
         if name in table.column_names:
             raise InputError(
@@ -477,7 +416,7 @@ def _load_signatures(
                 " itself; rename it."
             )
         table = table.add_column(position, name, column)
-    return table.drop_columns(["source_index"]), np.concatenate(locations), source_indices
+    return table.drop_columns(["source_index"]), np.concatenate(locations), names
 
 
 def _find_duplicate_ids(shards: Sequence[Shard]) -> Iterator[dict[int, tuple[str, int]]]:
@@ -485,7 +424,7 @@ def _find_duplicate_ids(shards: Sequence[Shard]) -> Iterator[dict[int, tuple[str
     import numpy as np
     import pyarrow as pa
 
-    tables = [_remaining_ids(shard.path, shard.decision.dropped_rows) for shard in shards]
+    tables = [_remaining_ids(shard.path, shard.dropped_rows) for shard in shards]
     chunks = [chunk for table in tables for chunk in table["id"].chunks]
     counts = pa.chunked_array(chunks, pa.string()).value_counts()
     repeated = pa.array(np.flatnonzero(counts.field("counts").to_numpy() > 1))

@@ -10,7 +10,7 @@ import struct
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -57,6 +57,26 @@ class RowRange:
     stop: int
     dropped_rows: frozenset[int] = frozenset()
     notes: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard with the last decision about its rows; `key` digests what its content comes from."""
+
+    path: Path
+    rows: int
+    key: str
+    dropped_rows: Set[int] = frozenset()
+    notes: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def n_left(self) -> int:
+        return self.rows - len(self.dropped_rows)
+
+    def row_range(self, start: int, stop: int) -> RowRange:
+        dropped = frozenset(row for row in self.dropped_rows if start <= row < stop)
+        notes = {row: notes for row, notes in self.notes.items() if start <= row < stop}
+        return RowRange(str(self.path), start, stop, dropped, notes)
 
 
 @dataclass(frozen=True)
