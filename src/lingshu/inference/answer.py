@@ -1,5 +1,4 @@
-"""A question about images to a model, and its answer with the model, its digest and the provenance of
-the images.
+"""A question about images to a model, and its answer with model, digest and image provenance.
 
 Every answer to a user is built here. Whether a question may leave this machine is checked by the
 engine (core/data_policy.py); `egress_warnings` says what is risky about images that would leave.
@@ -56,8 +55,7 @@ def build_question_sample(
     history: Sequence[Message] = (),
     sample_id: str = "question",
 ) -> Sample:
-    """A private sample with every image and the question; `history` are earlier turns, the first of
-    which has the images.
+    """A private sample with the images and question; the first turn of `history` has the images.
 
     Raises:
         InputError: an empty question.

@@ -58,8 +58,7 @@ def open_engine(model: str, options: EngineOptions) -> Engine:
 
 
 def open_async_engine(model: str, options: EngineOptions) -> AsyncEngine:
-    """Open the engine that `model` names for concurrent requests; one that only takes lists answers
-    them one by one.
+    """Open the engine of a name for concurrent requests; one that takes lists answers one by one.
 
     Raises:
         MissingExtraError, InputError, ArtifactError, EngineError: as open_engine.
@@ -128,8 +127,7 @@ class BlockingRequest:
 
 
 class BlockingEngineAdapter:
-    """Lets any engine take concurrent requests: each sample is given to it alone, and its reply is
-    sent in one piece.
+    """Lets any engine take concurrent requests: one sample each, its reply sent in one piece.
 
     Engines behind an address get requests concurrently, others one after another. A cancelled
     request is dropped here; an address that is answering it may continue to its end.

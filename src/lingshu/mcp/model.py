@@ -107,9 +107,7 @@ class ModelHandle:
         return answer
 
     async def remote_endpoint(self) -> str | None:
-        """The address that a question would go to; None for a model on this machine, which is not
-        loaded to find out.
-        """
+        """The address that a question would go to; None for a model here, which is not loaded."""
         if self.name is not None and engine_name(self.name) in LOCAL_ENGINES:
             return None
         endpoint = (await self.get_engine()).endpoint

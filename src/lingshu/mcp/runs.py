@@ -115,8 +115,7 @@ class EvaluationRuns:
         return status.model_copy(update={"state": "failed", "error": self._failure_reason(name)})
 
     def result(self, name: str) -> EvaluationStatus:
-        """The scores and the report of a finished evaluation; `prompt_sha256` is the hash of its
-        list of requests.
+        """Scores and report of a finished evaluation; `prompt_sha256` hashes its list of requests.
 
         Raises:
             InputError: there is none of that name. EngineError: it is not done.

@@ -1,5 +1,4 @@
-"""The quickstart's MOFT: two short trajectories on the same data, averages of them, and a plain soup
-for comparison.
+"""The quickstart's MOFT: two short trajectories on the same data, their averages, a plain soup.
 
 Both continue from the instruction-tuned model, which stays as it is. The soup averages two runs
 without entity weights: without it, a gain of the average could not be told from the gain of
@@ -105,8 +104,7 @@ def run_moft(
     questions: int = QUESTIONS,
     threads: int | None = 1,
 ) -> MoftResult:
-    """Train both trajectories and the soup's second half from checkpoint `start`, average them and
-    measure every average.
+    """Train both trajectories and the soup's second half from `start`; average and measure them.
 
     `data` and `held_out` are annotated with entities. A second call with the same `out` resumes.
     """

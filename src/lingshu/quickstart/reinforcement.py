@@ -1,5 +1,4 @@
-"""The quickstart's reinforcement learning: a shorter model with two answer formats, rewarded, and
-measured before and after.
+"""The quickstart's reinforcement learning: two answer formats, rewarded, measured before and after.
 
 It branches off the checkpoint after deep alignment, so that the instruction-tuned model stays as it
 is.

@@ -1,5 +1,4 @@
-"""The quickstart: synthesize data, train a tiny model through every stage, evaluate it, and explain
-the result on one page.
+"""The quickstart: synthesize data, train a tiny model, evaluate it, explain it on one page.
 
 OUT/data/{text,captions,...}        synthetic DATASETs
 OUT/train/                          the training run; train/checkpoint is the model, train/start the untrained one

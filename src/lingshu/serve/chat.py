@@ -1,6 +1,4 @@
-"""One chat completion from its request to its last byte: a slot, the request to the engine, and the
-reply as JSON or as server-sent events.
-"""
+"""One chat completion: a slot, the request to the engine, the reply as JSON or events."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Sockets and connections of the server: a request's head must arrive in time, a client must read
-its reply, and the number of connections is limited.
-"""
+"""Sockets and connections of the server, limited in number, in the time of heads and of reading."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""From the messages of a request to a sample: images out of data URIs, out of an allowed folder, or
-fetched where that is allowed.
-"""
+"""From a request's messages to a sample: images from data URIs, an allowed folder, or fetched."""
 
 from __future__ import annotations
 
@@ -47,8 +45,7 @@ class ImageSources:
 async def build_sample(
     chat_request: ChatRequest, sources: ImageSources, workers: Executor
 ) -> tuple[Sample, tuple[ImageProvenance, ...]]:
-    """The dialogue as a sample, with the provenance of each image; files are read and decoded by
-    `workers`, never in the event loop.
+    """The dialogue as a sample with image provenance; `workers` read and decode, not the loop.
 
     Raises:
         HTTPError: too many images or too much text, or an image that cannot be used.

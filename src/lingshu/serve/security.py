@@ -241,9 +241,7 @@ class Body:
         self._reserved_bytes = 0
 
     async def drain(self) -> None:
-        """Discard what still arrives, for a limited time; a client that waits for permission to send
-        gets none.
-        """
+        """Discard what still arrives, for a limited time; no waiting client gets permission."""
         if self.is_complete:
             return
         self.release()

@@ -161,8 +161,7 @@ def supervised_batches(
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Best-fit decreasing: each item, longest first, goes where the least space is left that holds
-    it.
+    """Best-fit decreasing: each item, longest first, goes where the least sufficient space is left.
 
     Returns indices into `lengths` by pack; an item longer than `capacity` gets its own pack.
     """

@@ -1,6 +1,4 @@
-"""What an interrupted run resumes from: weights, optimizer moments, position and random state of
-all processes together, through torch's distributed checkpoint; safetensors and JSON, nothing
-pickled.
+"""What an interrupted run resumes from, through torch's distributed checkpoint; nothing pickled.
 
 The state is copied to the CPU immediately, and a thread writes it while training continues. A state
 is a folder that takes its name by one rename, after every process has written and synced its own

@@ -1,5 +1,4 @@
-"""The processes that train together, as torchrun started them, and the sharding of a model over
-them by FSDP2; without torchrun a single process, in which nothing is sent.
+"""The processes of torchrun that train together, and FSDP2 over them; alone, nothing is sent.
 
 Parameters, gradients and moments are spread over all processes and gathered block by block. The
 model keeps its stock class and names. Full weights are only ever in the memory of the first

@@ -1,5 +1,4 @@
-"""What a training run would take, before anything is downloaded or trained: parameters, steps,
-operations, memory on each GPU, and data.
+"""What a training run would take: parameters, steps, operations, memory on each GPU, and data.
 
 A product of a token with n weights is 2n operations forward, 2n for the gradient of its input and
 2n for that of the weights: 6n where everything is trained. Frozen weights lack the last, and those

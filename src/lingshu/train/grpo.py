@@ -1,5 +1,4 @@
-"""Rounds of reinforcement learning: questions are answered, replies get rewards and are compared
-within their group, and updates are made of them.
+"""Rounds of reinforcement learning: replies get rewards, compared in their group, and updates.
 
 Shapes: G groups (questions) of a round, N replies of a group.
 """

@@ -1,5 +1,4 @@
-"""The training loop: a chain of stages, each resumable to the last bit, each ending in a checkpoint
-that other tools can load.
+"""The training loop: a chain of stages, each resumable to the last bit, each with a checkpoint.
 
 OUT/config.yaml             the resolved configuration; can be run again
 OUT/data.json               the digest of each data group, so that a resumed run sees the same data

@@ -1,5 +1,4 @@
-"""LoRA: small trained matrices alongside frozen weights, through peft; saved as an adapter, then
-merged into the model.
+"""LoRA: small trained matrices alongside frozen weights, by peft; saved, then merged.
 
 Hu et al. 2021, arXiv 2106.09685. The model keeps its stock class: peft replaces its linear layers
 and puts them back.

@@ -1,5 +1,4 @@
-"""Review of generated samples: queues below a folder, blinded texts, and verdicts in the form that
-curation reads.
+"""Review of generated samples: queues of a folder, blinded texts, verdicts as curation reads them.
 
     REVIEW/.../OUT/review/queue.jsonl        what `lingshu synthesize --out OUT` wrote there
     REVIEW/.../OUT.verdicts/REVIEWER.jsonl   one file a reviewer, outside OUT, which a new run replaces

@@ -1,5 +1,4 @@
-"""The studies below the allowed folder for the viewer: a list without identities, series, and single
-slices in a window.
+"""The studies below the allowed folder: a list without identities, series, single slices.
 
 Studies and patients are named by keyed hashes that change with every start of the server. The page
 receives only the order of a patient's studies, never a date.
