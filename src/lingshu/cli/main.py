@@ -29,7 +29,7 @@ VERBS = {
     "overlap": "Find the items of test sets that occur in training data.",
     "train": "Train one stage or a chain of stages from a recipe or a YAML file.",
     "merge": "Merge models of one architecture, or LoRA adapters of one base.",
-    "convert": "Convert a checkpoint of another program to the plain layout.",
+    "convert": "Convert a checkpoint to the plain layout, or to GGUF for llama.cpp.",
     "eval": "Evaluate a model on the questions of a task: generate, score and report.",
     "score": "Score replies in a JSONL file, without a model.",
     "report": "Write the reports of scored runs again, and compare several.",
@@ -63,6 +63,7 @@ EXTRA_BY_MODULE = {
         "hub": ("huggingface_hub",),
         "mcp": ("mcp",),
         "peft": ("peft",),
+        "gguf": ("gguf",),
         "ray": ("ray",),
         "vllm": ("vllm",),
     }.items()

@@ -24,7 +24,7 @@ from lingshu.models.load import no_progress_bars
 from lingshu.models.original_internvl import MODEL_TYPE as ORIGINAL_INTERNVL
 from lingshu.models.original_internvl import read_original, rename_tensors
 from lingshu.models.processor import Processor, load_processor
-from lingshu.weights.checkpoint_files import read_config, without_code_keys
+from lingshu.weights.checkpoint_files import open_checkpoint, read_config, without_code_keys
 from lingshu.weights.convert import (
     PickleSource,
     SafetensorsSource,
@@ -40,6 +40,7 @@ from lingshu.weights.convert import (
 from lingshu.weights.folder import open_model_folder
 from lingshu.weights.output import DISCLAIMER, LICENSE_PREFIXES
 from lingshu.weights.safetensors_io import BackgroundThreads
+from lingshu.weights.stock_model import class_names, quiet_transformers
 
 # Buffers that old versions stored with the weights and every version computes by itself.
 _COMPUTED_BUFFER = re.compile(r"rotary_emb\.inv_freq$|\.position_ids$")
@@ -67,7 +68,7 @@ class ConvertedModel(NamedTuple):
     notes: tuple[str, ...]
 
 
-class _Settings(NamedTuple):
+class CheckpointSettings(NamedTuple):
     """What a checkpoint is besides its tensors."""
 
     layout: str
@@ -93,12 +94,9 @@ def convert(conversion: Conversion, out: Path) -> ConvertedModel:
         StorageError: the disk refused; nothing is left at `out`.
     """
     source = conversion.source
-    if source.resolve().is_relative_to(out.resolve()):
-        problem = f"{out} is or contains {source}, which the result would replace"
-        raise ConfigError(f"{problem}; choose another --out.")
     with ExitStack() as stack:
-        tensors = _open_tensors(conversion, stack)
         settings = read_settings(source)
+        tensors = open_tensors(conversion, out, stack)
         plans, n_skipped = plan_tensors(source, settings, tensors)
         with atomic_folder(out) as temporary, no_progress_bars():
             written = write_tensors(plans, tensors, temporary, dtype=conversion.dtype)
@@ -113,12 +111,17 @@ def convert(conversion: Conversion, out: Path) -> ConvertedModel:
     return ConvertedModel(settings.layout, dict(card.counts), settings.notes)
 
 
-def _open_tensors(conversion: Conversion, stack: ExitStack) -> TensorSource:
-    """The weights of a folder: its safetensors or, where there are none, its pinned pickles."""
+def open_tensors(conversion: Conversion, out: Path, stack: ExitStack) -> TensorSource:
+    """The weights of a folder: its safetensors or, where there are none, its pinned pickles; closed
+    with `stack`.
+
+    Raises:
+        ArtifactError, ConfigError: as `convert`.
+    """
     folder = conversion.source
-    if not folder.is_dir():
-        problem = f"{folder} is not a folder"
-        raise ArtifactError(f"{problem}; download the checkpoint and give its folder.")
+    if folder.resolve().is_relative_to(out.resolve()):
+        problem = f"{out} is or contains {folder}, which the result would replace"
+        raise ConfigError(f"{problem}; choose another --out.")
     pickles = pickled_files(folder)
     if any(folder.glob("*.safetensors")) or not pickles:
         if conversion.pins:
@@ -127,9 +130,6 @@ def _open_tensors(conversion: Conversion, stack: ExitStack) -> TensorSource:
             )
         threads = stack.enter_context(BackgroundThreads())
         model = open_model_folder(folder, "source")
-        if model.is_adapter:
-            problem = f"{folder} is a LoRA adapter, not a model"
-            raise ArtifactError(f"{problem}; merge it into its base first.")
         source: TensorSource = SafetensorsSource(model, threads)
     elif not conversion.allow_pickle:
         problem = f"{folder / pickles[0]} is pickled, and pickles can run code"
@@ -146,7 +146,8 @@ def _open_tensors(conversion: Conversion, stack: ExitStack) -> TensorSource:
 def _foreign(path: Path) -> Iterator[None]:
     """Turn whatever a foreign file makes a library raise into one line that names it."""
     try:
-        yield
+        with quiet_transformers():
+            yield
     except LingshuError:
         raise
     except Exception as error:
@@ -154,23 +155,24 @@ def _foreign(path: Path) -> Iterator[None]:
         raise ArtifactError(f"{problem}; download the folder again.") from error
 
 
-def read_settings(folder: Path) -> _Settings:
+def read_settings(folder: Path) -> CheckpointSettings:
     """Configuration and processor of a checkpoint of any layout that can be converted.
 
     Raises:
         ArtifactError: another layout, quantized weights, damaged or missing files.
     """
-    config = read_json(folder / "config.json")
+    file = folder / "config.json"
+    config = read_json(file) if file.is_file() else read_config(folder)
     if config.get("quantization_config"):
         problem = f"{folder} is quantized"
         raise ArtifactError(f"{problem}; convert the 16-bit folder of the same model.")
     generation = _read_generation(folder)
     if config.get("model_type") == ORIGINAL_INTERNVL:
         family = family_of("internvl")
-        with _foreign(folder / "config.json"):
+        with _foreign(file):
             original = read_original(folder, config, family)
         stated = config["llm_config"].get("tie_word_embeddings") is False
-        return _Settings(
+        return CheckpointSettings(
             "original InternVL",
             family,
             original.config,
@@ -179,14 +181,17 @@ def read_settings(folder: Path) -> _Settings:
             original.notes,
             stated,
         )
-    read_config(folder)
+    # The checks of every other command, which refuse pickles: those are pinned when opened.
+    has_safetensors = any(folder.glob("*.safetensors"))
+    config = open_checkpoint(folder).config if has_safetensors else read_config(folder)
     family = family_of(str(config.get("model_type")))
-    with _foreign(folder / "config.json"):
-        stock = family.stock_class.config_class.from_dict(without_code_keys(config))
+    with _foreign(file):
+        stock = family.stock_class.config_class.from_dict(dict(config))
     with _foreign(folder):
         processor = load_processor(folder, family, stock)
     layout, stated = family.model_type, stock.tie_word_embeddings is False
-    return _Settings(layout, family, stock, processor, generation, processor.notes, stated)
+    notes = processor.notes
+    return CheckpointSettings(layout, family, stock, processor, generation, notes, stated)
 
 
 def _read_generation(folder: Path) -> dict[str, Any]:
@@ -196,7 +201,7 @@ def _read_generation(folder: Path) -> dict[str, Any]:
 
 
 def plan_tensors(
-    folder: Path, settings: _Settings, source: TensorSource
+    folder: Path, settings: CheckpointSettings, source: TensorSource
 ) -> tuple[list[TensorPlan], int]:
     """The tensors of the stock class, each with what it is read from, and how many are left out.
 
@@ -230,22 +235,14 @@ def plan_tensors(
 
 
 def _rename(
-    settings: _Settings, model: Any, tensors: Mapping[str, StoredTensor]
+    settings: CheckpointSettings, model: Any, tensors: Mapping[str, StoredTensor]
 ) -> Iterator[TensorPlan | str]:
     if settings.layout == "original InternVL":
         yield from rename_tensors(tensors, settings.config.text_config)
         return
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-    transforms = get_model_conversion_mapping(model)
-    renamings = [rule for rule in transforms if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in transforms if isinstance(rule, WeightConverter)]
-    state, prefix = model.state_dict(), model.base_model_prefix
+    names = class_names(model, tensors)
     for name, stored in tensors.items():
-        renamed, converter = rename_source_key(name, renamings, converters, prefix, state)
-        # A converter computes on values, which is more than a name.
-        yield name if converter else TensorPlan.full(renamed, name, stored)
+        yield TensorPlan.full(names[name], name, stored)
 
 
 def _tie(config: Any, *, tied: bool) -> None:
@@ -254,7 +251,7 @@ def _tie(config: Any, *, tied: bool) -> None:
 
 def _decide_head(
     folder: Path,
-    settings: _Settings,
+    settings: CheckpointSettings,
     model: Any,
     plans: Sequence[TensorPlan],
     source: TensorSource,
@@ -317,7 +314,7 @@ def _check_plans(
 
 
 def _write_settings(
-    conversion: Conversion, settings: _Settings, dtypes: set[str], folder: Path
+    conversion: Conversion, settings: CheckpointSettings, dtypes: set[str], folder: Path
 ) -> None:
     config, processor = settings.config, settings.processor
     stored = sorted({_DTYPES[dtype] for dtype in dtypes & _DTYPES.keys()})
@@ -333,7 +330,7 @@ def _write_settings(
 
 
 def _run_card(
-    conversion: Conversion, settings: _Settings, written: WrittenTensors, n_skipped: int
+    conversion: Conversion, settings: CheckpointSettings, written: WrittenTensors, n_skipped: int
 ) -> RunCard:
     config = {
         "source": str(conversion.source),
@@ -347,7 +344,7 @@ def _run_card(
     return RunCard("convert", config, None, counts, hashes, notes)
 
 
-def _model_card(conversion: Conversion, settings: _Settings) -> str:
+def _model_card(conversion: Conversion, settings: CheckpointSettings) -> str:
     name = conversion.source.resolve().name
     kept = "Values are those of the source."
     if conversion.dtype != "same":

@@ -327,6 +327,42 @@ def _shards(targets: Mapping[str, TensorLocation], max_bytes: int) -> dict[str, 
     }
 
 
+def read_blocks(
+    plan: TensorPlan, source: TensorSource
+) -> Iterator[tuple[Buffer, memoryview, Tensor | None]]:
+    """The stored bytes of a planned tensor in blocks, with their values where they are floats.
+
+    Raises:
+        ArtifactError: a value that is not finite.
+    """
+    stored = source.tensors[plan.source].dtype
+    assert sum(count for _, count in plan.ranges) == prod(plan.shape)
+    for start, count in plan.ranges:
+        for buffer, view in source.blocks(plan.source, start, count):
+            if stored not in TORCH_DTYPES:
+                yield buffer, view, None
+                continue
+            n = len(view) // ELEMENT_BYTES[stored]
+            values = torch.frombuffer(buffer.bytes, dtype=TORCH_DTYPES[stored], count=n)
+            if not torch.isfinite(values).all():
+                problem = f"tensor {plan.source!r} holds values that are not finite"
+                raise ArtifactError(f"{problem}; the checkpoint is broken, download it again.")
+            yield buffer, view, values
+
+
+def check_cast(plan: TensorPlan, values: Tensor, cast: Tensor) -> int:
+    """How many values were rounded.
+
+    Raises:
+        ArtifactError: a value is too large for the type of `cast`.
+    """
+    if not torch.isfinite(cast).all():
+        problem = f"tensor {plan.source!r} holds {float(values.abs().max()):g}"
+        name = _DTYPE_NAMES[cast.dtype]
+        raise ArtifactError(f"{problem}, too large for {name}; choose bfloat16.")
+    return int((cast.to(values.dtype) != values).sum())
+
+
 def _write_tensor(
     plan: TensorPlan,
     target: str,
@@ -336,26 +372,13 @@ def _write_tensor(
 ) -> int:
     """Append a tensor; returns how many of its values were rounded."""
     stored, n_rounded = source.tensors[plan.source].dtype, 0
-    assert sum(count for _, count in plan.ranges) == prod(plan.shape)
-    for start, count in plan.ranges:
-        for buffer, view in source.blocks(plan.source, start, count):
-            if stored not in TORCH_DTYPES:
-                writer.add(buffer, view)
-                continue
-            n = len(view) // ELEMENT_BYTES[stored]
-            values = torch.frombuffer(buffer.bytes, dtype=TORCH_DTYPES[stored], count=n)
-            if not torch.isfinite(values).all():
-                problem = f"tensor {plan.source!r} holds values that are not finite"
-                raise ArtifactError(f"{problem}; the checkpoint is broken, download it again.")
-            if stored == target:
-                writer.add(buffer, view)
-                continue
-            out = outputs.acquire()
-            cast = torch.frombuffer(out.bytes, dtype=TORCH_DTYPES[target], count=n)
-            cast.copy_(values)
-            if not torch.isfinite(cast).all():
-                problem = f"tensor {plan.source!r} holds {float(values.abs().max()):g}"
-                raise ArtifactError(f"{problem}, too large for {target}; choose bfloat16.")
-            n_rounded += int((cast.to(values.dtype) != values).sum())
-            writer.add(out, memoryview(out.bytes)[: n * ELEMENT_BYTES[target]])
+    for buffer, view, values in read_blocks(plan, source):
+        if values is None or stored == target:
+            writer.add(buffer, view)
+            continue
+        out, n = outputs.acquire(), values.numel()
+        cast = torch.frombuffer(out.bytes, dtype=TORCH_DTYPES[target], count=n)
+        cast.copy_(values)
+        n_rounded += check_cast(plan, values, cast)
+        writer.add(out, memoryview(out.bytes)[: n * ELEMENT_BYTES[target]])
     return n_rounded
