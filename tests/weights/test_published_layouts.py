@@ -265,7 +265,7 @@ def test_more_rows_than_the_other_are_refused_with_the_remedy(tmp_path: Path) ->
 def test_only_files_that_make_the_model_are_copied(tmp_path: Path) -> None:
     state = qwen_state(1)
     a = write(tmp_path / "a", qwen_5(), state)
-    for name in ("adapter_config.json", "trainer_state.json", "pytorch_model.bin.index.json"):
+    for name in ("args.json", "trainer_state.json", "pytorch_model.bin.index.json"):
         (a / name).write_text("{}")
     (a / "generation_config.json").write_text('{"custom_generate": "x", "temperature": 0.5}')
     (a / "license.txt").write_text("Apache")

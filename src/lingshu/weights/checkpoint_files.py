@@ -118,7 +118,7 @@ def open_checkpoint(folder: Path) -> CheckpointFiles:
     """
     config = read_config(folder)
     weights = weight_files(folder)
-    others = _other_files(folder)
+    others = other_files(folder)
     check_no_adapter(folder)
     _check_tokenizer(folder, others)
     files = tuple(sorted({*others, *weights}))
@@ -324,7 +324,7 @@ def equal_tensors(folder: Path, first: TensorLocation, second: TensorLocation) -
         return all(left.read(size) == right.read(size) for size in sizes)
 
 
-def _other_files(folder: Path) -> list[str]:
+def other_files(folder: Path) -> list[str]:
     """The files alongsides the weights that decide what a model answers."""
     names = (*SETTINGS_FILES, *VOCABULARY_FILES, TEMPLATE_FILE, INDEX_FILE)
     found = [name for name in names if (folder / name).is_file()]

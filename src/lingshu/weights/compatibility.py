@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lingshu.core.errors import ArtifactError, InputError, one_line
+from lingshu.weights.checkpoint_files import VOCABULARY_FILES, equal_tensors
 from lingshu.weights.folder import FLOAT_DTYPES, ModelFolder
 from lingshu.weights.safetensors_io import ELEMENT_BYTES, TensorLocation
 from lingshu.weights.stock_model import (
@@ -26,10 +27,7 @@ MAX_SHOWN = 4  # differences that a message lists; the others are counted
 NAMING_KEYS = frozenset(
     ["_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"]
 )
-TOKENIZER_FILES = (
-    *("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json"),
-    *("special_tokens_map.json", "tokenizer_config.json"),
-)
+TOKENIZER_FILES = (*VOCABULARY_FILES, "special_tokens_map.json", "tokenizer_config.json")
 PROCESSOR_FILES = (
     "preprocessor_config.json",
     "video_preprocessor_config.json",
@@ -184,19 +182,7 @@ def _single(tensors: Mapping[str, TensorLocation], ending: str) -> str | None:
 def _is_embedding(folder: ModelFolder, tensors: Mapping[str, TensorLocation], head: str) -> bool:
     """Whether the head has the bytes of the embedding."""
     embedding = _single(tensors, "embed_tokens.weight")
-    if embedding is None:
-        return False
-    first, second = tensors[head], tensors[embedding]
-    if first.size != second.size or first.dtype != second.dtype:
-        return False
-    with (
-        (folder.path / first.file).open("rb") as left,
-        (folder.path / second.file).open("rb") as right,
-    ):
-        left.seek(first.offset)
-        right.seek(second.offset)
-        sizes = (min(1 << 19, first.size - start) for start in range(0, first.size, 1 << 19))
-        return all(left.read(size) == right.read(size) for size in sizes)
+    return embedding is not None and equal_tensors(folder.path, tensors[head], tensors[embedding])
 
 
 def _embedding_rows(tensors: Mapping[str, TensorLocation]) -> int | None:

@@ -18,17 +18,15 @@ from lingshu.core.files import atomic_folder, read_json, storage_errors, write_j
 from lingshu.core.run_card import RUN_CARD, RunCard, read_run_card, write_run_card
 from lingshu.weights.adapters import merge_adapters
 from lingshu.weights.base import MergeMethod, MergeWeights
-from lingshu.weights.checkpoint_files import INDEX_FILE, without_code_keys
-from lingshu.weights.compatibility import PROCESSOR_FILES, TOKENIZER_FILES, DtypePolicy
+from lingshu.weights.checkpoint_files import (
+    INDEX_FILE,
+    SETTINGS_FILES,
+    other_files,
+    without_code_keys,
+)
+from lingshu.weights.compatibility import DtypePolicy
 from lingshu.weights.merge import MergeSources, MergeTarget, StreamStats, open_sources, stream_merge
 
-# Copied with the weights: settings, tokenizer, processor, chat template. Never code, pickles, or
-# what a trainer or an adapter left in the folder.
-COPIED_FILES = (
-    *("config.json", *PROCESSOR_FILES, *TOKENIZER_FILES),
-    *("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "*.tiktoken"),
-    *("chat_template.json", "chat_template.jinja", "additional_chat_templates/*.jinja"),
-)
 LICENSE_PREFIXES = ("LICENSE", "LICENCE", "NOTICE")
 POINTS_FOLDER = "points"
 DISCLAIMER = "**For research only. Not a medical device, not for clinical use.**"
@@ -158,7 +156,7 @@ def check_output_folder(plan: MergePlan, out: Path) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a file; one of settings without the keys that choose code."""
-    if source.name.endswith(("config.json", "chat_template.json")):
+    if source.name in SETTINGS_FILES:
         settings = read_json(source)
         if (cleaned := without_code_keys(settings)) != settings:
             write_json(target, cleaned)
@@ -209,10 +207,15 @@ class _MergeJob:
     ) -> None:
         """Add the other files of the first model, the model card, the run card and the manifest."""
         first = self.sources.first
-        named = {file for name in COPIED_FILES for file in first.path.glob(name)}
-        for file in sorted(named.union(first.path.glob("*"))):
-            if file.is_file() and (file in named or file.name.upper().startswith(LICENSE_PREFIXES)):
-                _copy(file, folder / file.relative_to(first.path))
+        # Never code, pickles, or what a trainer left in the folder.
+        names = [name for name in other_files(first.path) if name != INDEX_FILE]
+        licenses = [
+            path.name
+            for path in first.path.iterdir()
+            if path.is_file() and path.name.upper().startswith(LICENSE_PREFIXES)
+        ]
+        for name in sorted((*names, *licenses)):
+            _copy(first.path / name, folder / name)
         has_index = len(first.files) > 1 or (first.path / INDEX_FILE).is_file()
         if has_index and not first.is_adapter:
             weight_map = {name: location.file for name, location in first.tensors.items()}
