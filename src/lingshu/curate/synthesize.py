@@ -357,7 +357,7 @@ class _SynthesisRun:
 
     def _write_drop(self, row: _RowState, drop: Drop, writer: _SynthesisWriter) -> None:
         self.step_counts.drop(row.step, row.source, drop.reason)
-        writer.drop(drop, step=row.step, source=row.source, raw=row.raw)
+        writer.drops.add(DroppedRow.of(drop, row.source, row.step), raw=row.raw)
 
     def finish(self, writer: _SynthesisWriter, dataset: Path) -> SynthesisResult:
         """Check the limits of the review, then write the queue, the card and the run card."""
@@ -397,7 +397,7 @@ class _SynthesisWriter(files.Closeable):
         self._images = self._open_files.enter_context(ShardReader())
         with files.storage_errors(folder):
             self._rows = DatasetWriter(folder)
-        self._drops = self._open_files.enter_context(DropLog(folder / DROPS_FILE))
+        self.drops = self._open_files.enter_context(DropLog(folder / DROPS_FILE))
 
     def close(self) -> None:
         with files.storage_errors(self._folder):
@@ -409,10 +409,6 @@ class _SynthesisWriter(files.Closeable):
         with files.storage_errors(self._folder):
             encoded = [image_bytes(image, shards=self._images) for image in sample.images]
             self._rows.add(sample, encoded)
-
-    def drop(self, drop: Drop, *, step: str, source: str, raw: Sequence[str]) -> None:
-        """Write a reject with the teacher's last replies."""
-        self._drops.add(DroppedRow.of(drop, source, step), raw=list(raw))
 
     def write_queue(self, samples: Sequence[Sample]) -> None:
         """Write the samples for reviewers with their images."""

@@ -172,13 +172,13 @@ class OverlapIndex:
     def find_all(self, items: Sequence[BenchmarkItem]) -> SearchResult:
         """The overlaps of training items, in their order; hundreds at a time are fastest."""
         image_pairs, overflow = self._find_image_overlaps(items)
-        text_overlaps = self._find_text_overlaps(items)
+        text_pairs, n_omitted, text_overflow = self._find_text_overlaps(items)
         # Only items that overlap with the test set are normalized.
-        queries = {query for query, _ in text_overlaps.pairs}
+        queries = {query for query, _ in text_pairs}
         queries |= {query for query, rows in enumerate(image_pairs) if rows}
         texts = {query: _normalize_item(items[query]) for query in queries}
         matches: list[list[tuple[int, OverlapKind, str]]] = [[] for _ in items]
-        for (query, row), shared in text_overlaps.pairs.items():
+        for (query, row), shared in text_pairs.items():
             have_images = bool(items[query].images and self.image_files[row])
             text = texts[query]
             kind, evidence = self._classify_text_pair(text, row, shared, have_images=have_images)
@@ -196,7 +196,6 @@ class OverlapIndex:
                     (row, "study", study) for row in self.items_by_study.get(study, ())
                 )
         overlaps: list[Overlap] = []
-        n_omitted = text_overlaps.n_omitted
         for item, rows in zip(items, matches, strict=True):
             selected = sorted(
                 dict.fromkeys(rows),
@@ -208,10 +207,12 @@ class OverlapIndex:
             overlaps += [
                 Overlap(item.id, self.ids[row], kind, evidence) for row, kind, evidence in selected
             ]
-        return SearchResult(overlaps, n_omitted, overflow + text_overlaps.overflow)
+        return SearchResult(overlaps, n_omitted, overflow + text_overflow)
 
-    def _find_text_overlaps(self, items: Sequence[BenchmarkItem]) -> _TextOverlaps:
-        """What the texts of training and test items have in common, by pair."""
+    def _find_text_overlaps(
+        self, items: Sequence[BenchmarkItem]
+    ) -> tuple[dict[tuple[int, int], _SharedText], int, Overflow]:
+        """What texts of training and test items share, by pair; the pairs left out; the overflow."""
         tokens = hash_tokens(list(map(_item_text, items)))
         pairs: defaultdict[tuple[int, int], _SharedText] = defaultdict(_SharedText)
         hits = self.ngrams8.find(hash_ngrams(tokens, 8))
@@ -246,7 +247,7 @@ class OverlapIndex:
                 for row in listed_rows:
                     shared_text = pairs[query, row]._replace(equal=text, sharing=len(rows))
                     pairs[query, row] = shared_text
-        return _TextOverlaps(pairs, n_omitted, similar.overflow)
+        return pairs, n_omitted, similar.overflow
 
     def _classify_text_pair(
         self, text: _NormalizedText, row: int, shared: _SharedText, *, have_images: bool
@@ -321,12 +322,6 @@ class _SharedText(NamedTuple):
     thirteen: tuple[int, int, int] = (0, 0, 0)
     eight: int = 0
     similarity: float | None = None
-
-
-class _TextOverlaps(NamedTuple):
-    pairs: dict[tuple[int, int], _SharedText]
-    n_omitted: int
-    overflow: Overflow
 
 
 def frequent_threshold(n_items: int) -> int:
