@@ -7,6 +7,7 @@ src/models/qwen2vl.cpp, tools/mtmd/clip.cpp, tools/mtmd/models/qwen2vl.cpp.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -96,10 +97,9 @@ def export_gguf(conversion: Conversion, out: Path, *, gguf_type: GgufType = "bf1
 
 def _gguf() -> Any:
     try:
-        import gguf
+        return importlib.import_module("gguf")
     except ImportError as error:
         raise MissingExtraError.of("gguf", "gguf") from error
-    return gguf
 
 
 def _check_settings(folder: Path, settings: CheckpointSettings) -> None:
