@@ -30,7 +30,7 @@ CRITERION_VERDICTS = ("met", "not met")
 
 
 def rubric_score(points: Sequence[float], met: Sequence[bool]) -> float | None:
-    """Points of the met criteria over all positive points; None without positive points."""
+    """Points of met criteria over all positive points, perhaps negative; None without such."""
     max_points = sum(point for point in points if point > 0)
     earned_points = sum(point for point, is_met in zip(points, met, strict=True) if is_met)
     return earned_points / max_points if max_points > 0 else None

@@ -1,4 +1,4 @@
-"""Sockets and connections of the server, limited in number, in the time of heads and of reading."""
+"""Connections of the server: limits on their number, on the time of a head, on slow readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes of torchrun that train together, and FSDP2 over them; alone, nothing is sent.
+"""The processes that torchrun started, if it did, and the sharding of a model over them by FSDP2.
 
 Parameters, gradients and moments are spread over all processes and gathered block by block. The
 model keeps its stock class and names. Full weights are only ever in the memory of the first

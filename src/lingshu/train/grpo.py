@@ -1,4 +1,4 @@
-"""Rounds of reinforcement learning: replies get rewards, compared in their group, and updates.
+"""Rounds of reinforcement learning: questions answered, replies rewarded by group, updates made.
 
 Shapes: G groups (questions) of a round, N replies of a group.
 """
