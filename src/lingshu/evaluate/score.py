@@ -163,10 +163,14 @@ class ReplyIndex(RowIndex):
         super().__init__()
         failed: set[str] = set()
         for path in reply_files(folder):
+            self.offsets[path] = {}
             numbered = ((number, (key, reply)) for number, key, reply in enumerate_replies(path))
             for offset, (key, reply) in enumerate_offsets(path, numbered):
-                if key in keys and (key not in self.positions or key in failed):
-                    self.positions[key] = path, offset
+                is_new = not any(key in offsets for offsets in self.offsets.values())
+                if key in keys and (is_new or key in failed):
+                    for offsets in self.offsets.values():
+                        offsets.pop(key, None)
+                    self.offsets[path][key] = offset
                     (failed.add if reply.error else failed.discard)(key)
 
     def get(self, key: str | None) -> Reply | None:

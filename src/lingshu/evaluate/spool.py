@@ -68,26 +68,27 @@ class DiskSamples(LazySamples):
 
 
 class RowIndex(Closeable):
-    """Rows of JSONL files by name, read on request: `positions` has the file and offset of each."""
+    """Rows of JSONL files by name, read on request: only their offsets are held, file by file."""
 
     def __init__(self) -> None:
-        self.positions: dict[str, tuple[Path, int]] = {}
+        self.offsets: dict[Path, dict[str, int]] = {}
         self._files: dict[Path, IO[bytes]] = {}
 
     def add_file(self, path: Path, key: str) -> Self:
         """Index a file, if it exists, by one of its keys; the first row of a name counts."""
+        offsets = self.offsets.setdefault(path, {})
         if path.is_file():
             for offset, row in enumerate_offsets(path, enumerate_jsonl(path, allow_truncated=True)):
-                self.positions.setdefault(str(row.get(key)), (path, offset))
+                offsets.setdefault(str(row.get(key)), offset)
         return self
 
     def row(self, name: object) -> dict[str, Any] | None:
-        path, offset = self.positions.get(str(name), (None, 0))
-        if path is None:
-            return None
-        file = self._files.get(path) or self._files.setdefault(path, path.open("rb"))
-        file.seek(offset)
-        return json.loads(file.readline().decode("utf-8-sig"))
+        for path, offsets in self.offsets.items():
+            if (offset := offsets.get(str(name))) is not None:
+                file = self._files.get(path) or self._files.setdefault(path, path.open("rb"))
+                file.seek(offset)
+                return json.loads(file.readline().decode("utf-8-sig"))
+        return None
 
     def close(self) -> None:
         for file in self._files.values():
