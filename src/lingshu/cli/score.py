@@ -117,7 +117,7 @@ def score_rows(file: Path, grade_reply: Scorer) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: a row that cannot be scored; the message names its line.
     """
-    from lingshu.evaluate.score import score_reply
+    from lingshu.evaluate.score import final_score, score_reply
 
     for line_number, row in enumerate_jsonl(file, allow_truncated=False):
         location = f"{file}, line {line_number}"
@@ -141,7 +141,11 @@ def score_rows(file: Path, grade_reply: Scorer) -> Iterator[dict[str, Any]]:
             )
         try:
             # An unscorable row is the file's mistake here, so it is not counted but named.
-            result = grade_reply(sample, row["reply"]) if row["reply"] is not None else None
+            result = (
+                final_score(grade_reply(sample, row["reply"]), row.get("finish"))
+                if row["reply"] is not None
+                else None
+            )
         except InputError as error:
             raise InputError(f"{location}: {one_line(error)}") from error
         failed = Reply(sample.id, None, error="the row has no reply")

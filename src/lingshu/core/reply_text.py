@@ -1,18 +1,413 @@
-"""Reply text for scorers: reasoning removed, answer tags and boxes opened, text normalized."""
+"""The text of a reply: its final turn, whatever dialect its model writes, and its words normalized.
+
+Reasoning is set aside, chat tokens and invented next turns are cut off, and the answer is taken out
+of tags, boxes, JSON and tool calls. A new dialect is a row of a table below: a word that names
+reasoning or the answer, a token that ends a turn, a line that opens one, a key of JSON. The marks are
+those of the reasoning and tool parsers of vLLM (vllm/reasoning, vllm/tool_parsers) and of the public
+chat templates of the models.
+"""
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 from lingshu.core.errors import InputError
 from lingshu.core.types import Sample, Score
 
-_THINK_TAG = re.compile(r"<(/)?think(?:ing)?>", re.I)
-_OPEN_TAG = re.compile(r"<answer>", re.I)
-_CLOSE_TAG = re.compile(r"</answer>", re.I)
-_BOX = re.compile(r"\\f?boxed\s*\{")
+_MarkKind = Literal["reasoning", "answer"]
+
+# A tag pair whose name holds one of these words is reasoning, else the answer: <think>, [THINK],
+# ◁think▷, <seed:think>, <|begin_of_thought|>, <CONCLUSION>, <|begin_of_box|>.
+_REASONING_NAMES = (
+    *("think", "thought", "reason", "reflect", "analys", "rationale", "scratch", "monologue"),
+    *("deliberat", "unused94", "unused95", "思考"),
+)
+_ANSWER_NAMES = (
+    *(
+        "answer",
+        "final",
+        "solution",
+        "response",
+        "conclusion",
+        "output",
+        "result",
+        "verdict",
+        "begin_of_box",
+    ),
+    *("end_of_box", "答案"),
+)
+_OPENING, _CLOSING = ("begin", "start", "unused94"), ("end", "unused95")
+_MARK = re.compile(
+    r"<\|?(?P<slash>/?)(?P<name>[A-Za-z\u4e00-\u9fff][\w:.-]{0,40})\|?>"
+    r"|\[(?P<bracket_slash>/?)(?P<bracket>[A-Z][A-Z_ ]{2,30})\]"
+    r"|◁(?P<wedge_slash>/?)(?P<wedge>\w{1,30})▷"
+)
+_SPACE_OF_MARK = "<[◁"
+
+# Tokens of chat templates that end a turn, and those that open one, with its role.
+_END_TOKEN = re.compile(
+    r"<\|(?:im_end|endoftext|eot_id|eom_id|end_of_text|end|return|eos|END_OF_TURN_TOKEN|assistant_end)\|>"
+    r"|</s>|<s>|<eos>|<bos>|<pad>|<end_of_turn>|<｜end▁of▁sentence｜>|<\|(?:START|END)_OF_TURN_TOKEN\|>"
+    r"|<end_of_utterance>|\[/INST\]"
+)
+_ROLE_TOKEN = re.compile(
+    r"<\|im_start\|>\s*(?P<chatml>\w*)\n?|<\|start_header_id\|>\s*(?P<llama>\w+)\s*<\|end_header_id\|>"
+    r"|<start_of_turn>(?P<gemma>\w+)|<\|(?P<bare>user|assistant|system|human|observation)\|>"
+    r"|<｜(?P<deepseek>User|Assistant)｜>|(?P<inst>\[INST\])|<\|start\|>(?P<harmony>\w+)"
+)
+# A line that opens an invented turn; in front of every answer it is an echo of the prompt.
+_INVENTED_TURN = re.compile(
+    r"\n[ \t>*_]*(?:#{1,6}[ \t]*)?(?:(?:Human|User|Question|Q|Student|Instruction|Input|Exercise|Problem)"
+    r"(?:[ \t]*\#?\d{1,3})?[ \t*_]*[:：]|#{1,6}[ \t]*(?:Human|User|Instruction|Question|Input)\b"
+    r"|(?:问题|题目|用户|人类)[ \t]*\d{0,3}[ \t]*[:：])"
+)
+_HARMONY_CHANNEL = re.compile(
+    r"<\|channel\|>\s*(?P<channel>\w+)[^<]{0,80}(?:<\|constrain\|>\w+)?<\|message\|>"
+)
+# The same dialect after its special tokens were stripped.
+_BARE_HARMONY = re.compile(r"\s*(?:assistant)?(?:analysis|commentary)(?=[A-Z\s])")
+_BARE_HARMONY_FINAL = "assistantfinal"
+_HEADINGS = (
+    # IBM Granite; HuatuoGPT-o1 and models tuned on its data.
+    re.compile(r"\s*here(?: is|'s) my thought process:.*here(?: is|'s) my response:", re.I | re.S),
+    re.compile(
+        r"\s*(?:#{1,4} *|\*\*)(?:thinking|thoughts?|reasoning|analysis)\b.*\n\s*(?:#{1,4} *|\*\*)"
+        r"(?:final +)?(?:response|answer|conclusion)\b[:* ]*\n",
+        re.I | re.S,
+    ),
+)
+
+_BOX = re.compile(r"\\(?:f?boxed|fbox|box)\s*(?:\{|(?=[A-Za-z]\b))")
+_NESTED_TAG = re.compile(r"</?[A-Za-z][\w:.-]{0,40}>")
+_FENCE = re.compile(
+    r"```[ \t]*(?:json|python|javascript|js)?[ \t]*\n?(?P<body>[^`]*)(?:```|$)", re.I
+)
+_TOOL_CALL = re.compile(
+    r"<(?P<tag>tool_call|function_call|tool_use|invoke)>(?P<body>.*?)(?:</(?P=tag)>|$)"
+    r"|<function=(?P<name>[\w.-]+)>(?P<arguments>.*?)(?:</function>|$)"
+    r"|\[TOOL_CALLS\]\s*(?P<mistral>.*)$",
+    re.S,
+)
+_TOOL_NAME_KEYS, _TOOL_ARGUMENT_KEYS = (
+    ("name", "tool", "function", "tool_name", "action", "recipient_name"),
+    ("arguments", "parameters", "input", "args", "action_input", "tool_input", "kwargs"),
+)
+_ANSWER_TOOL = re.compile(
+    r"answer|final|submit|choice|choose|option|select|respond|finish|conclude", re.I
+)
+# Keys of an answer in order of rank, without their punctuation; then any key that holds "answer".
+_ANSWER_KEYS = (
+    *("finalanswer", "answer", "correctanswer", "answerchoice", "answerletter", "correctoption"),
+    *("correctchoice", "selectedanswer", "selectedoption", "selectedchoice", "chosenoption"),
+    *("finalchoice", "finaldecision", "predictedoption", "predictedanswer", "predictedlabel"),
+    *("prediction", "choice", "option", "selected", "selection", "letter", "final", "decision"),
+    *("verdict", "conclusion", "finaldiagnosis", "diagnosis", "mostlikelydiagnosis", "result"),
+    *("results", "response", "output", "label", "class", "value", "content", "text"),
+    *("最终答案", "正确答案", "答案", "正确选项", "选项", "选择", "结论", "诊断", "结果"),
+)
+_OTHER_KEY = re.compile(
+    r"second|third|alternativ|other|incorrect|wrong|ruled|exclu|reject|differential|confiden|probab"
+    r"|explan|explain|reason|rationale|analys|thought|think|why|evidence|question|options|choices|score"
+    r"|justif|comment|note|step|uncertain|language|备选|其他|排除|错误|置信|解释|理由|分析|思考|依据"
+)
+_OPTION_KEY = re.compile(r"^(?:option|choice|选项)?[\s_]*(?P<letter>[A-Za-z])$", re.I)
+_MAX_JSON_CHARS = 20_000
+_LEADING_PAIR = re.compile(
+    r"[{,]\s*[\"'](?P<key>[^\"']{1,60})[\"']\s*:\s*(?:[\"'](?P<text>[^\"'{}\[\]]*)|(?P<word>true|false|\d+(?:\.\d+)?)(?=\s*[,}\n]))",
+    re.I,
+)
+
+
+class FinalTurn(NamedTuple):
+    """The text of a final turn, and in `answer` what it marks as its answer (None where it marks
+    nothing). `is_structured`: that came from JSON or a tool call, so the rest says no more.
+    """
+
+    text: str
+    answer: str | None = None
+    is_structured: bool = False
+
+
+def read_final_turn(reply: str) -> FinalTurn:
+    """The final turn of a reply: the first of `read_turns`."""
+    return read_turns(reply)[0]
+
+
+def read_turns(reply: str) -> tuple[FinalTurn, ...]:
+    """The turns of a reply that may hold its answer, in the order in which to look for it.
+
+    A base model continues with questions of its own, so the first turn that can be read counts; a
+    later one is read only where the earlier ones hold no answer, such as an echo of the prompt.
+    """
+    text = strip_reasoning(reply)
+    return tuple(map(_read_turn, _split_turns(text)))
+
+
+def strip_reasoning(reply: str) -> str:
+    """The reply without its reasoning.
+
+    A block that was opened in the prompt has only an end, a truncated one only a start.
+    """
+    text = _strip_harmony(reply)
+    if any(map(text.__contains__, _SPACE_OF_MARK)):
+        text = _strip_marked(text)
+    for heading in _HEADINGS:
+        if match := heading.match(text[:_MAX_JSON_CHARS]):
+            return text[match.end() :]
+    return text
+
+
+def _strip_harmony(reply: str) -> str:
+    """Without the analysis channel of gpt-oss; nothing is left of a reply that never left it."""
+    if "<|channel|>" in reply:
+        channels = list(_HARMONY_CHANNEL.finditer(reply))
+        if channels:
+            last = channels[-1]
+            return reply[last.end() :] if last["channel"] == "final" else ""
+    if _BARE_HARMONY.match(reply):
+        _, final, text = reply.rpartition(_BARE_HARMONY_FINAL)
+        if final:
+            return text
+        return "" if _BARE_HARMONY.sub("", reply)[:1].isupper() else reply
+    return reply
+
+
+@lru_cache(maxsize=1024)
+def _classify(name: str) -> _MarkKind | None:
+    lowercase = name.casefold()
+    if any(word in lowercase for word in _REASONING_NAMES):
+        return "reasoning"
+    return "answer" if any(word in lowercase for word in _ANSWER_NAMES) else None
+
+
+def _parse_mark(mark: re.Match[str]) -> tuple[_MarkKind | None, bool, str]:
+    """Its kind, whether it closes, and its name in lower case."""
+    name = (mark["name"] or mark["bracket"] or mark["wedge"]).casefold()
+    slash = mark["slash"] or mark["bracket_slash"] or mark["wedge_slash"]
+    closes = bool(slash) or name.startswith(_CLOSING)
+    return _classify(name), closes, name
+
+
+def _strip_marked(text: str) -> str:
+    # One pass over the marks: a pattern from start to end is quadratic in unclosed starts.
+    parts: list[str] = []
+    position, depth_name = 0, ""
+    for mark in _MARK.finditer(text):
+        kind, closes, name = _parse_mark(mark)
+        if kind == "answer" and depth_name and not closes and "think" not in depth_name:
+            # Nothing closes a heading such as [REASONING] but the answer.
+            position, depth_name = mark.start(), ""
+            continue
+        if kind != "reasoning":
+            continue
+        if closes and depth_name:
+            parts.append(" ")
+        elif closes:
+            parts = []
+        elif not depth_name:
+            parts.append(text[position : mark.start()])
+        position, depth_name = mark.end(), "" if closes else name
+    return "".join(parts) if depth_name else "".join((*parts, text[position:]))
+
+
+def _split_turns(text: str) -> list[str]:
+    """The texts that may be the model's own turn; never none."""
+    turns: list[str] = []
+    echoes: list[str] = []
+    if "<" in text or "[INST]" in text:
+        position, role = 0, "assistant"
+        for token in _ROLE_TOKEN.finditer(text):
+            (turns if role in ("assistant", "model", "") else echoes).append(
+                text[position : token.start()]
+            )
+            role = next((group for group in token.groups() if group is not None), "").casefold()
+            position = token.end()
+        (turns if role in ("assistant", "model", "") else echoes).append(text[position:])
+        turns = [_END_TOKEN.sub(" ", turn) for turn in turns]
+    else:
+        turns = [text]
+    found = [part for turn in turns for part in _split_invented(turn) if part.strip()]
+    return found or [""]
+
+
+def _split_invented(text: str) -> list[str]:
+    if "\n" not in text or (":" not in text and "：" not in text and "#" not in text):
+        return [text]
+    starts = [
+        match.start()
+        for match in _INVENTED_TURN.finditer(text)
+        # "Here is the question:" introduces an echo.
+        if (before := text[: match.start()].rstrip(" \n*_")) and before[-1] not in ":："
+    ]
+    return [text[a:b] for a, b in zip([0, *starts], [*starts, len(text)], strict=True)]
+
+
+def _read_turn(text: str) -> FinalTurn:
+    span = _last_answer_mark(text)
+    marked = None if span is None else text[span[0] : span[1]]
+    structured = _structured_answer(text if marked is None else marked)
+    if structured is not None:
+        return FinalTurn(text, structured, is_structured=True)
+    return FinalTurn(text, None if marked is None else _NESTED_TAG.sub(" ", marked))
+
+
+def _last_answer_mark(text: str) -> tuple[int, int] | None:
+    """Where the content of the last answer tag or LaTeX box (also one inside a tag) is."""
+    tag = _last_tag(text) if any(map(text.__contains__, _SPACE_OF_MARK)) else None
+    box = _last_box(text) if "\\" in text else None
+    return max((span for span in (tag, box) if span), default=None)
+
+
+def _last_tag(text: str) -> tuple[int, int] | None:
+    starts: list[int] = []
+    ends: list[int] = []
+    for mark in _MARK.finditer(text):
+        kind, closes, _ = _parse_mark(mark)
+        if kind == "answer" and closes:
+            ends.append(mark.start())
+        elif kind == "answer":
+            starts.append(mark.end())
+    for start in reversed(starts):
+        if ends and ends[-1] >= start:
+            return start, next(end for end in ends if end >= start)
+    # A reply that was truncated before its closing tag counts as well.
+    return (starts[-1], len(text)) if starts else None
+
+
+def _last_box(text: str) -> tuple[int, int] | None:
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
+        return None
+    start = boxes[-1].end()
+    if text[start - 1] != "{":
+        return start, start + 1
+    depth = 1
+    for index in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[index], 0)
+        if not depth:
+            return start, index
+    return start, len(text)
+
+
+def _structured_answer(text: str) -> str | None:
+    """What JSON or a tool call gives as the answer: "" where it gives none, None for other text."""
+    if not ("{" in text or "<function=" in text):
+        return None
+    text = text[-_MAX_JSON_CHARS:]
+    if calls := list(_TOOL_CALL.finditer(text)):
+        return _answer_of_call(calls[-1])
+    fences = [match["body"] for match in _FENCE.finditer(text)]
+    body = next((body for body in reversed(fences) if body.lstrip()[:1] in ("{", "[")), text)
+    value = _parse_json(body)
+    return None if value is None else _answer_of_value(value)
+
+
+def _answer_of_call(call: re.Match[str]) -> str:
+    body = call["body"] or call["arguments"] or call["mistral"] or ""
+    value = _parse_json(body)
+    if call["name"] is not None:
+        is_answer = _ANSWER_TOOL.search(call["name"]) is not None
+        return (_answer_of_value(value) if value is not None else body) if is_answer else ""
+    return "" if value is None else _answer_of_value(value, in_call=True)
+
+
+def _parse_json(text: str) -> Any:
+    """The JSON (or Python) value that a text is or ends with; None where there is none."""
+    text = text.strip()
+    start = 0 if text[:1] in ("{", "[") else text.find("{")
+    if start < 0 or (text[:1] not in ("{", "[") and not text.endswith("}")):
+        return None
+    body = text[start:]
+    for load in (json.loads, ast.literal_eval):
+        try:
+            value = load(body)
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            continue
+        return value if isinstance(value, dict | list) else None
+    try:
+        value, _ = json.JSONDecoder().raw_decode(body)
+        return value if isinstance(value, dict | list) else None
+    except (ValueError, RecursionError):
+        pass
+    # It was cut, or is not quite JSON: its first keys are still there.
+    pairs = {
+        pair["key"]: pair["word"].casefold() == "true"
+        if (pair["word"] or "").casefold() in ("true", "false")
+        else pair["text"] or pair["word"] or ""
+        for pair in _LEADING_PAIR.finditer(body)
+    }
+    return pairs or None
+
+
+def _answer_of_value(value: Any, *, in_call: bool = False) -> str:
+    if isinstance(value, Mapping):
+        return _answer_of_object(value, in_call=in_call)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if value and all(isinstance(item, Mapping) for item in value):
+            grid = [line for item in value if (line := _grid_line(item))]
+            if len(grid) == len(value) and len(grid) > 1:
+                return "\n".join(grid)
+            return _answer_of_value(value[-1], in_call=in_call)
+        return ", ".join(_answer_of_value(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
+
+
+def _answer_of_object(value: Mapping[Any, Any], *, in_call: bool) -> str:
+    tool = next(
+        (str(value[key]) for key in _TOOL_NAME_KEYS if isinstance(value.get(key), str)), None
+    )
+    arguments = next((value[key] for key in _TOOL_ARGUMENT_KEYS if key in value), None)
+    if in_call or (tool is not None and arguments is not None):
+        if tool is None or not _ANSWER_TOOL.search(tool):
+            return ""
+        return (
+            _answer_of_value(_parse_json(arguments) or arguments)
+            if isinstance(arguments, str)
+            else _answer_of_value(arguments)
+        )
+    keys = {re.sub(r"[\W_]+", "", str(key)).casefold(): key for key in value}
+    for name in _ANSWER_KEYS:
+        if name in keys:
+            return _answer_of_value(value[keys[name]])
+    letters = {key: _OPTION_KEY.match(str(key)) for key in value}
+    if len(value) > 1 and all(letters.values()):
+        lines = ((match["letter"].upper(), value[key]) for key, match in letters.items() if match)
+        return "\n".join(f"{letter}: {_answer_of_value(entry)}" for letter, entry in lines)
+    other = [key for name, key in keys.items() if not _OTHER_KEY.search(name)]
+    named = [key for key in other if "answer" in str(key).casefold()]
+    objects = [key for key in value if isinstance(value[key], Mapping)]
+    for candidates in (named, other, objects):
+        if len(candidates) == 1:
+            return _answer_of_value(value[candidates[0]])
+    return ""
+
+
+def _grid_line(item: Mapping[Any, Any]) -> str:
+    """ "A: yes" for {"option": "A", "correct": true}; "" for other objects."""
+    letter = next(
+        (
+            match["letter"].upper()
+            for entry in item.values()
+            if isinstance(entry, str) and (match := _OPTION_KEY.match(entry.strip(" .():")))
+        ),
+        None,
+    )
+    verdicts = [
+        v
+        for k, v in item.items()
+        if re.search(r"correct|true|verdict|prob|score|conf|likel", str(k))
+    ]
+    return f"{letter}: {_answer_of_value(verdicts[0])}" if letter and verdicts else ""
+
+
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
 )
@@ -56,57 +451,6 @@ _REFUSAL = re.compile(
     r"|抱歉|对不起|无法(?:确定|判断|回答|提供|识别|评估|诊断|给出)|不能(?:确定|判断|回答)|不确定|不清楚|不知道|作为(?:一个|一名)?(?:ai|人工智能)",
     re.I,
 )
-
-
-def strip_reasoning(reply: str) -> str:
-    """The reply without its reasoning.
-
-    A block that was opened in the prompt has only an end, a truncated one only a start.
-    """
-    if "<" not in reply:
-        return reply
-    # One pass over the tags: a pattern from start to end is quadratic in unclosed starts.
-    parts: list[str] = []
-    position, in_reasoning = 0, False
-    for tag in _THINK_TAG.finditer(reply):
-        if tag[1] and in_reasoning:
-            parts.append(" ")
-        elif tag[1]:
-            parts = []
-        elif not in_reasoning:
-            parts.append(reply[position : tag.start()])
-        position, in_reasoning = tag.end(), not tag[1]
-    return "".join(parts) if in_reasoning else "".join((*parts, reply[position:]))
-
-
-def final_answer(text: str) -> str | None:
-    """The content of the last answer tag or LaTeX box (also one inside a tag), None without one."""
-    tag = _last_tag(text) if "<" in text else None
-    box = _last_box(text) if "\\" in text else None
-    last_span = max((span for span in (tag, box) if span), default=None)
-    return None if last_span is None else text[last_span[0] : last_span[1]]
-
-
-def _last_tag(text: str) -> tuple[int, int] | None:
-    starts = [match.end() for match in _OPEN_TAG.finditer(text)]
-    ends = [match.start() for match in _CLOSE_TAG.finditer(text)]
-    for start in reversed(starts):
-        if ends and ends[-1] >= start:
-            return start, next(end for end in ends if end >= start)
-    # A reply that was truncated before its closing tag counts as well.
-    return (starts[-1], len(text)) if starts else None
-
-
-def _last_box(text: str) -> tuple[int, int] | None:
-    boxes = list(_BOX.finditer(text))
-    if not boxes:
-        return None
-    start, depth = boxes[-1].end(), 1
-    for index in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[index], 0)
-        if not depth:
-            return start, index
-    return start, len(text)
 
 
 def to_plain_text(text: str) -> str:
@@ -155,9 +499,11 @@ def contains_any(text: str, substrings: Sequence[str]) -> bool:
     return any(map(text.__contains__, substrings))
 
 
-def make_score(*, is_correct: bool, prediction: str, note: str | None = None) -> Score:
+def make_score(
+    *, is_correct: bool, prediction: str, note: str | None = None, is_final: bool = True
+) -> Score:
     """The score of a parsed answer."""
-    return Score(1.0 if is_correct else 0.0, "ok", prediction, note)
+    return Score(1.0 if is_correct else 0.0, "ok", prediction, note, is_final)
 
 
 def require_golds(sample: Sample) -> tuple[str, ...]:

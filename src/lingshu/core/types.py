@@ -166,12 +166,18 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A value in the scorer's stated range, None if no answer was found, and the parsed answer."""
+    """A value in the scorer's stated range, or None if no answer could be parsed; `prediction` is
+    the parsed answer.
+
+    `is_final` says that the reply declares its answer; what it only mentions does not count where the
+    reply was truncated.
+    """
 
     value: float | None
     status: Status = "ok"
     prediction: str | None = None
     note: str | None = None
+    is_final: bool = True
 
 
 class Scorer(Protocol):

@@ -107,6 +107,9 @@ def _scores_digest(folder: Path) -> str | None:
     return sha256_file(path) if path.is_file() else None
 
 
+TRUNCATED = "truncated before it gave an answer"
+
+
 def count_failed(rows: Iterable[Mapping[str, Any]]) -> int:
     """How many scores rows failed; those that only wait for a judge did not."""
     return sum(row["status"] == "error" and not awaiting_judge(row) for row in rows)
@@ -124,7 +127,7 @@ def score_reply(scorer: Scorer, sample: Sample, reply: Reply | None) -> Score:
     if reply.text is None:
         return Score(None, "error", note=reply.error or "the engine gave no text")
     try:
-        result = scorer(sample, reply.text)
+        result = final_score(scorer(sample, reply.text), reply.finish)
         if result.value is None or math.isfinite(result.value):
             return result
         note = f"the scorer gave {result.value}"
@@ -133,6 +136,15 @@ def score_reply(scorer: Scorer, sample: Sample, reply: Reply | None) -> Score:
     except Exception as error:  # a scorer may be anyone's code: one reply must not cost the others
         note = f"the scorer failed: {describe_error(error)}"
     return Score(None, "error", note=note)
+
+
+def final_score(score: Score, finish: str | None) -> Score:
+    """The score of a reply that ended so: one truncated at max_tokens (`finish` "length") counts only
+    if it had declared its answer.
+    """
+    if finish != "length" or score.is_final or score.status != "ok":
+        return score
+    return Score(None, "unparsed", note=TRUNCATED)
 
 
 def passthrough_fields(task: Task, sample: Sample, reply: Reply | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from lingshu.core.errors import InputError
 from lingshu.core.reply_text import normalize_words, to_plain_text
+from lingshu.scoring._quantities import normalize_quantities
 
 _OPTION_LABEL = re.compile(r"^\s*[(\[]?([A-Za-z])(?:[)\]]?\s*[.:,)\]]|[)\]]|\s)\s*(?=\S)")
 _NEGATED_BEFORE = re.compile(
@@ -25,6 +26,9 @@ _NEGATED_AFTER = re.compile(
 )
 
 
+_LIST_JOINT = re.compile(r" (?:(?:or|nor|and|或|和|、) )?(?:(?:an?|the) )?$")
+
+
 class Option(NamedTuple):
     """An option: its letter, its text without it, that normalized, and that after its letter."""
 
@@ -32,6 +36,16 @@ class Option(NamedTuple):
     text: str
     normalized: str
     labeled: tuple[str, ...]
+
+
+class OptionTraits(NamedTuple):
+    """Whether yes and no are among the options, whether any text is a single character, and whether
+    any has a number.
+    """
+
+    has_yes_and_no: bool
+    has_single_character: bool
+    has_number: bool
 
 
 @lru_cache(maxsize=4096)
@@ -50,7 +64,7 @@ def parse_options(choices: tuple[str, ...]) -> tuple[Option, ...]:
 
 
 def _make_option(letter: str, text: str) -> Option:
-    normalized = normalize_words(text)
+    normalized = normalize_words(normalize_quantities(text))
     separators = (" ", " | ") if normalized.strip() else ()
     labeled = (f" {letter.lower()}{separator}{normalized[1:]}" for separator in separators)
     return Option(letter, text, normalized, tuple(labeled))
@@ -62,10 +76,14 @@ def _sort_by_length(options: tuple[Option, ...]) -> tuple[Option, ...]:
 
 
 @lru_cache(maxsize=4096)
-def option_traits(options: tuple[Option, ...]) -> tuple[bool, bool]:
-    """Whether yes and no are options, and whether any option's text is a single character."""
+def option_traits(options: tuple[Option, ...]) -> OptionTraits:
+    """What the texts of all options are like."""
     normalized = {option.normalized for option in options}
-    return {" yes ", " no "} <= normalized, any(len(text) == 3 for text in normalized)
+    return OptionTraits(
+        {" yes ", " no "} <= normalized,
+        any(len(text) == 3 for text in normalized),
+        any(any(map(str.isdigit, text)) for text in normalized),
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -80,7 +98,9 @@ def gold_letters(golds: tuple[str, ...], choices: tuple[str, ...]) -> frozenset[
     for gold in golds:
         gold_text = to_plain_text(gold).strip()
         stripped = gold_text.strip("()[]. ").upper()
-        normalized, labeled = normalize_words(gold_text), normalize_words(gold_text[1:])
+        normalized, labeled = (
+            normalize_words(normalize_quantities(text)) for text in (gold_text, gold_text[1:])
+        )
         matches = [
             option.letter
             for option in options
@@ -119,6 +139,7 @@ def named_options(normalized: str, options: tuple[Option, ...]) -> list[Option]:
     """
     claimed_spans: list[tuple[int, int]] = []
     by_letter: dict[str, Option] = {}
+    spans: list[tuple[int, int, Option]] = []
     for option in _sort_by_length(options):
         text = option.normalized
         if text not in normalized or _resembles_letter(text, len(options)):
@@ -129,7 +150,16 @@ def named_options(normalized: str, options: tuple[Option, ...]) -> list[Option]:
             if not any(a >= c and b <= d and (b - a) < (d - c) for c, d in claimed_spans)
         ]
         claimed_spans += free_spans
-        if any(not is_negated(normalized, a, b) for a, b in free_spans):
+        spans += [(a, b, option) for a, b in free_spans]
+    denied_ends: set[int] = set()
+    for start, end, option in sorted(spans, key=lambda span: span[:2]):
+        # A denial reaches over a list: "rather than X or Y".
+        joint = _LIST_JOINT.search(normalized[: start + 1])
+        continues = joint is not None and joint.start() + 1 in denied_ends
+        if continues or is_negated(normalized, start, end):
+            if continues or _NEGATED_BEFORE.search(normalized[max(0, start - 80) : start + 1]):
+                denied_ends.add(end)
+        else:
             by_letter[option.letter] = option
     return [by_letter[letter] for letter in sorted(by_letter)]
 
@@ -172,16 +202,44 @@ def options_containing(normalized: str, options: Sequence[Option]) -> list[Optio
     if not content_words or len(content_words) > 8:
         return []
     # "Not benign" does not match "Benign lesion", nor "a fracture" "No fracture".
-    return [
+    found = [
         option
         for option in options
         if content_words <= (option_words := set(option.normalized.split()))
         and reply_words & _NEGATIONS == option_words & _NEGATIONS
     ]
+    # "Vitamin A" is in "Vitamin A deficiency" as it stands.
+    literal = [option for option in found if normalized in option.normalized]
+    return literal if len(found) > 1 and literal else found
 
 
 _NEGATIONS = frozenset(("no", "not", "none"))
-_STOP_WORDS = frozenset((
-    "a", "an", "the", "of", "in", "on", "at", "to", "is", "are", "it", "this", "that", "and", "or",
-    "with", "的", "是",
-))  # fmt: skip
+_STOP_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "of",
+        "in",
+        "on",
+        "at",
+        "to",
+        "is",
+        "are",
+        "it",
+        "this",
+        "that",
+        "and",
+        "or",
+        "with",
+        "shown",
+        "seen",
+        "present",
+        "visible",
+        "here",
+        "image",
+        "there",
+        "的",
+        "是",
+    ]
+)

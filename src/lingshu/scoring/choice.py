@@ -11,33 +11,35 @@ RANGE: 1.0 right, 0.0 wrong, None where no single option could be read.
 
 import re
 from collections.abc import Iterable, Sequence
-from re import _parser  # type: ignore[attr-defined] - the parse tree of a pattern
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lingshu.core.errors import InputError
 from lingshu.core.reply_text import (
-    contains_any,
-    final_answer,
+    FinalTurn,
     is_empty,
     is_refusal,
     make_score,
     normalize_words,
+    read_turns,
     require_golds,
-    strip_reasoning,
     to_plain_text,
 )
 from lingshu.core.types import Sample, Score, Status
 from lingshu.scoring import yes_no
+from lingshu.scoring._claims import Claim, claims, denied_letters, set_aside
+from lingshu.scoring._gated_pattern import GatedPattern, fold_case
 from lingshu.scoring._options import (
     Option,
     gold_letters,
     is_affirmed,
+    is_negated,
     leading_options,
     named_options,
     option_traits,
     options_containing,
     parse_options,
 )
+from lingshu.scoring._quantities import normalize_quantities
 
 RANGE = (0.0, 1.0)
 _MAX_CUES = 256
@@ -48,8 +50,14 @@ _LETTER = (
     r"(?P<open>[(\[{<\"']*)\s?(?<![A-Za-z0-9'])(?<![A-Za-z0-9]-)(?P<letter>[A-Za-z])"
     r"(?![A-Za-z0-9]|['-][A-Za-z0-9])\s?(?P<close>[)\]}>\"']*)"
 )
-_NOUN = r"(?:(?:option|choice|letter|answer|选项)\s*:?\s*)?"
+_NOUN = r"(?:(?:option|choice|\[?letter\]?|answer(?!\s+(?:is|was|would|should)\b)|选项)\s*:?\s*)?"
 _BARE = re.compile(rf"^{_NOUN}{_LETTER}[\s.:,;!]*$", re.I)
+# A letter with its option's text, or alone behind "the answer is": nothing else is to be read.
+_DECLARED = re.compile(
+    rf"^(?:(?:the|my|final|correct|best|right)\s+)*(?:(?:answer|ans|option|choice|答案|选项)\s*(?:is|是|为|:|=)*\s*)?"
+    rf"{_NOUN}{_LETTER}(?P<rest>.{{0,400}})$",
+    re.I | re.S,
+)
 _LEADING = re.compile(
     rf"^{_NOUN}{_LETTER}(?P<next>\s*[.:,;)\-\n]|\s+(?:because|since|as|is|for|due|given)\b)", re.I
 )
@@ -62,33 +70,50 @@ _ADVERB = (
     r"(?:(?:clearly|therefore|thus|most"
     r" likely|probably|definitely|likely|indeed|actually|still)\s+)?"
 )
-_CUE = re.compile(
+_CUE = GatedPattern(
     r"(?:"
     # "Answer D", "The final answer to this question is: D"
     rf"\b(?:answer|ans)\b\s*(?:\((?:final|letter)\)\s*)?(?:\s(?:to|for|of)\s[^.:\n]{{1,60}}?\s(?=is|was|:))?\s*{_HEDGES}*{_ADVERB}"
     # "Selected option: D", "The best choice is D"
-    rf"|\b(?:choice|option|selection|diagnosis|conclusion)\b\s*{_HEDGES}+{_ADVERB}"
+    rf"|\b(?:choice|option|selection|diagnosis|conclusion)\b\s*(?:(?:to|for|of|in|here|given)\b[^.:\n]{{0,60}}?\s(?=is|was|:))?{_HEDGES}+{_ADVERB}"
     # "I would go with option D"
     r"|\b(?:cho(?:ose|se|osing)|select|selected|pick|picked|go with|going with|opt"
     r" for|favou?r|conclude(?: that)?)\s+"
-    r"|(?:答案|正确选项|正解|最佳选项)\]?(?:应该|应)?(?:就是|是|为|选|:)*\s*"
-    r"|(?:应该选|应选|故选|因此选|所以选|本题选|选择|选)(?!项):?\s*"
+    # "I change my answer from A to D", "First choice: D", "1st: D"
+    rf"|\bchang(?:e|ed|ing)\s+(?:my|the)\s+(?:answer|choice|mind)\s+(?:from\s+\S{{1,4}}\s+)?to\s+"
+    r"|\b(?:1st|(?:first|top)\s+(?:choice|pick|place))\s*(?:[:=]|is\b)?\s*"
+    r"|\bmost\s+(?:likely|probable)\s*(?:[:=]|is\b|(?=[(\[]?(?-i:[A-Z])\b))\s*"
+    r"|(?:更|最)符合\s*"
+    r"|\b(?:answer|ans)\b\s*(?:=|:)[^.\n]{0,40}=\s*"
+    r"|(?:答案|正确选项|正解|最佳选项)\]?(?:应该|应)?(?:就是|是|为|选|は|:)*\s*"
+    r"|(?:应该选|应选择?|故选择?|因此选择?|所以选择?|本题选|选择|选)(?!项)(?:的?是)?:?\s*"
+    r"|(?:首先考虑|我?认为(?:是|应该?是|选)?|更?倾向于?|应该?是|而是|最可能的?(?:诊断)?是|诊断为|更可能是)\s*"
+    # Spanish, French, German, Portuguese, Italian, Dutch, Polish, Turkish, Vietnamese, Russian,
+    # Japanese, Korean: "La respuesta correcta es D"
+    r"|\b(?:respuesta|réponse|reponse|antwort|resposta|risposta|antwoord|odpowiedź|odpowiedzią|cevap|đáp\s+án|ответ|svar(?:et)?)"
+    r"(?:\s+(?:correct[ae]?|correta|corretta|final[e]?|exacte|bonne|правильный|poprawna|doğru|đúng|juste|là|est|es|ist|lautet|is|jest|é|è|är|er|—))*\s*[:=]?\s*"
+    r"(?:(?:la|el|le|die|der|das)\s+|[ao]\s+(?=\w{2})|l'\s*)?"
+    r"(?:(?:opción|opcion|letra|lettre|option|buchstabe|alternativa|opção|opzione|lettera|вариант)\s*)?"
+    r"|(?:正解|正答|答え|解答|정답|답)\s*(?:は|은|는|이|:)?\s*"
     r")(?:the\s+)?" + _NOUN,
     re.I,
 )
 _LETTER_PATTERN = re.compile(_LETTER)
 # After these a letter counts only in upper case and where its clause ends: "so A."
-_WEAK = re.compile(
+_WEAK = GatedPattern(
     rf"\b(?:[Ii]t is|[Ii]t's|[Tt]his is|must be|[Ss]o|[Tt]herefore|[Tt]hus|[Hh]ence"
-    rf"|think|guess|believe)\s*[:,]?\s*{_NOUN}{_LETTER}(?=\s*(?:[.,;!?]|$))"
+    rf"|think|guess|believe|(?:i|I)'d say|would say|can only be|[Aa]ctually|(?:[Bb]y|[Tt]hrough) (?:the )?(?:process of )?(?:elimination|exclusion)|(?:i|I) meant?)\s*[:,]?\s*{_NOUN}{_LETTER}(?=\s*(?:[.,;!?]|$))"
 )
-_VERDICT = re.compile(
+_VERDICT = GatedPattern(
     rf"{_LETTER}\s*(?:(?:is|seems|looks|appears|would be|must"
-    r" be)\s+(?:clearly\s+)?(?:the\s+)?(?:most\s+)?(?:single\s+)?"
-    r"(?:correct|right|best|true|likely|answer|appropriate|accurate)\b|fits?\b|matches\b|(?:选项|项)?\s*(?:是)?(?:正确|对的))",
+    r" be|remains)\s+(?:clearly\s+|therefore\s+|thus\s+)?(?:the\s+)?(?:(?:most|more)\s+)?(?:single\s+)?"
+    r"(?:correct|right|best|true|likely|answer|appropriate|accurate|plausible|probable|fitting|suitable|reasonable"
+    r"|(?<=more\s)consistent|(?<=most\s)consistent|better)\b"
+    r"|(?:best\s+)?(?:fits?|matches)\b|best\s+(?:explains?|describes?|accounts)\b"
+    r"|(?:选项|项)?\s*(?:是)?(?:正确|对的|最符合|最合适|最恰当|最可能|最佳|更佳|更合适|更恰当|更符合|符合题意))",
     re.I,
 )
-_DENIED = re.compile(
+_DENIED = GatedPattern(
     rf"(?:\b(?:not|(?:[Dd]o|does|did|would|ca)n't|cannot)\s+(?:think|believe|suspect|say|choose|pick|select|go"
     rf" with|favou?r)"
     r"(?:\s+that)?(?:\s+(?:it's|(?:it|this|that|(?:the\s+)?(?:\w+\s+)?(?:answer|choice|option|diagnosis))"
@@ -105,15 +130,57 @@ _DENIED = re.compile(
 )
 # One of a list of verdicts: "A: incorrect", "(B) - yes". A plain "no" counts where its clause ends:
 # not in "A. No other fits".
-_OPTION_VERDICT = re.compile(
-    r"(?<![A-Za-z0-9'-])(?:[Oo]ption\s+|选项\s?)?[(\[]?(?P<letter>[A-Za-z])(?:选项|项)?(?:[)\]]?\s?[:.)\-=,]|[)\]])\s*"
-    r"(?:(?P<no>(?:incorrect|wrong|false|unlikely|excluded|ruled"
+_OPTION_VERDICT = GatedPattern(
+    # "✅ B" and "[x] B": the mark comes first.
+    r"(?:(?P<no_mark>[✗✘❌✖×☐])|(?P<yes_mark>[✓✔✅√☑]))\s*(?:[Oo]ption\s+|选项\s?)?[(\[]?(?P<marked>[A-Z])(?![A-Za-z0-9])[)\]]?"
+    r"|(?<![A-Za-z0-9'-])(?:[Oo]ption\s+|选项\s?)?[(\[]?(?P<letter>[A-Za-z])(?:选项|项)?(?:[)\]]?\s?[:.)\-=,]+|[)\]]|[\s|]+(?=[✗✘❌✖×✓✔✅√]))\s*"
+    r"(?:(?P<no>(?:incorrect|wrong|false|(?:very |highly |most )?unlikely|less likely|excluded|ruled"
     r" out|impossible|implausible)\b|错|不正确|不对|否|不是"
     r"|(?<!, )not\b(?!\s+(?:the\s+|any\s+)?others?\b)|not\s+(?:correct|right|true|likely)\b"
     r"|no\b(?=\s*(?:[.,;!)]|$|\n|[(\[]?[A-Za-z][)\]:.]))|[✗✘❌✖×])"
-    r"|(?P<yes>[✓✔✅√]|(?:correct|right|true|yes|正确|对|是)(?=\s*(?:[.,;!)]|$|\n|[(\[]?[A-Za-z][)\]:.]))))",
+    r"|(?P<yes>[✓✔✅√]|(?:correct|right|true|yes|most likely|likely|best fit|正确|对|是)(?=\s*(?:[.,;!)]|$|\n|[(\[]?[A-Za-z][)\]:.]))))",
     re.I,
 )
+# What a list says of the option that it named last.
+_THIS_IS_RIGHT = GatedPattern(
+    r"\b(?:this|that|which|it)\s+(?:is|would be|must be)\s+(?:therefore\s+|thus\s+|clearly\s+)?(?:the\s+)?"
+    r"(?:most\s+likely|best|correct|right)\b(?!\s+(?:if|when|only|in\s+cases?))",
+    re.I,
+)
+_LABEL = re.compile(r"(?<![A-Za-z0-9'-])[(\[]?(?P<letter>[A-Z])[)\]]?(?=\s*[.:)\]-])")
+# "X is the most likely diagnosis", "X best fits": in normalized words, where X is an option's text.
+_TEXT_VERDICT = re.compile(
+    r" (?:is|seems|appears|remains|would be|looks|as) (?:also |clearly |therefore |thus |by far |overall |then |indeed |still )*(?:the )?"
+    r"(?:single )?(?:most (?:likely|consistent|probable|plausible|appropriate|fitting|suitable)|best|correct|right|answer|favou?red|preferred|likeliest|likely diagnosis)(?= )"
+    r"| best (?:fits|explains|matches|describes)(?= )| (?:fits|matches|explains) (?:this |the |these )?(?:\w+ )?best(?= )| (?:可能性)?最 (?:大|高|可 能|符 合|合 适)(?= )"
+)
+# "The picture favours X", "a diagnosis of X": an option follows.
+_CONCLUSION = GatedPattern(
+    r"\b(?:favou?rs?|favou?ring|supports?|supporting|points?\s+(?:to|towards?)|pointing\s+to|consistent\s+with|suggestive\s+of|indicative\s+of"
+    r"|diagnostic\s+of|suggests?|suggesting|compatible\s+with|classic\s+for|typical\s+of|characteristic\s+of|pathognomonic\s+for|in\s+keeping\s+with|represents?|diagnosis\s+of|diagnosed?\s+(?:as|with))\s+"
+    r"(?:(?:an?|the|most|likely|strongly|diagnosis|of)\s+)*" + _NOUN,
+    re.I,
+)
+_BUT = re.compile(
+    r"\b(?:but|however|that said|nevertheless|nonetheless|still|yet)\b|但是?|不过|然而", re.I
+)
+# A letter of another script that looks like one of an option.
+_LOOKALIKES = str.maketrans("АВСЕНΑΒΕΗ", "ABCEHABEH")
+_LOOKALIKE = re.compile(r"(?<![^\W\d_])[АВСЕНΑΒΕΗ](?![^\W\d_])")
+# "<B>", as a placeholder filled in; "<b>...</b>" is markup.
+_BRACKETED = re.compile(r"<([A-Z])>(?!.*</)", re.S)
+_ARROW = re.compile(r"(?:=>|->|→|⇒)\s*(?P<letter>[A-Z])\W*$")
+_CHECKBOX = re.compile(r"^\s*(?:[-*•]\s*)?\[(?P<mark>[ xX✓✔])\]\s*", re.M)
+_REPEATED = re.compile(r"^\W*(?P<letter>[A-Za-z])(?:[\s,.]+(?P=letter)\b)+\W*$")
+_NONE_OF = re.compile(
+    r" none (?:of (?:the (?:above|options?|choices|answers?|listed|given|provided|others?)|these|them|those|it))(?= )| none (?=\||$)"
+)
+_ALL_OF = re.compile(
+    r" all (?:of (?:the (?:above|options?|choices|answers?)|these|them|those)|the above)(?= )"
+)
+_BOTH = re.compile(r" both (?! of)")
+# Evidence that names an option without declaring it the answer.
+_MENTIONS = frozenset(("lettered option", "text", "yes or no", "elimination", "conclusion"))
 _VERDICT_WORD = re.compile(
     r" (?:incorrect|wrong|false|unlikely|not|no|none|yes|true|correct|right|错|不|否|无|是|对|正) "
 )
@@ -136,64 +203,6 @@ _CONNECTIVE = re.compile(
 )
 
 
-def _required_substrings(pattern: re.Pattern[str]) -> tuple[str, ...]:
-    """Substrings in lower case of which every match of a pattern contains at least one.
-
-    A search for them in `fold_case(text)` spares most replies the slow pattern. They are derived
-    from the pattern, so that skipping it never changes what is found.
-    """
-    # The empty text occurs in every reply.
-    found = _required(_parser.parse(pattern.pattern, pattern.flags)) or {""}
-    shortest = (s for s in found if not any(other in s for other in found if other != s))
-    return tuple(sorted(shortest, key=lambda s: (not s.isascii(), len(s), s)))
-
-
-_END: tuple[Any, Any] = (None, None)
-
-
-def _required(items: Iterable[tuple[Any, Any]]) -> frozenset[str]:
-    """The most selective such set for a parsed sequence: that of any one of its items will do."""
-    candidates: list[frozenset[str]] = []
-    literal = ""
-    for operator, argument in (*items, _END):
-        if operator is _parser.IN and all(kind is _parser.LITERAL for kind, _ in argument):
-            letters = frozenset(chr(code).casefold() for _, code in argument)
-        else:
-            letters = frozenset((chr(argument).casefold(),) if operator is _parser.LITERAL else ())
-        if len(letters) == 1:
-            literal += min(letters)
-            continue
-        candidates += [frozenset((literal,)), letters]
-        literal = ""
-        if operator is _parser.SUBPATTERN:
-            candidates.append(_required(argument[-1]))
-        elif operator is _parser.BRANCH:
-            branches = [_required(branch) for branch in argument[1]]
-            candidates.append(frozenset().union(*branches) if all(branches) else frozenset())
-        elif operator in (_parser.MAX_REPEAT, _parser.MIN_REPEAT) and argument[0] > 0:
-            candidates.append(_required(argument[2]))
-    usable = [candidate for candidate in candidates if candidate and "" not in candidate]
-    return max(usable, key=_selectivity, default=frozenset())
-
-
-def _selectivity(substrings: frozenset[str]) -> tuple[int, int]:
-    lengths = (len(s) if s.isalnum() or len(s) > 1 or not s.isascii() else 0 for s in substrings)
-    return min(lengths), -len(substrings)
-
-
-def fold_case(text: str) -> str:
-    """A text in lower case, as the substrings below are written."""
-    # To a pattern that ignores case the dotless letter is an i; to casefold it is not.
-    return text.casefold().replace("ı", "i")
-
-
-_CUE_SUBSTRINGS = _required_substrings(_CUE)
-_WEAK_SUBSTRINGS = _required_substrings(_WEAK)
-_VERDICT_SUBSTRINGS = _required_substrings(_VERDICT)
-_DENIED_SUBSTRINGS = _required_substrings(_DENIED)
-_OPTION_VERDICT_SUBSTRINGS = _required_substrings(_OPTION_VERDICT)
-
-
 class ParsedChoice(NamedTuple):
     """The letters a reply chooses: one if the status is ok, the tied ones if it is multiple."""
 
@@ -209,7 +218,7 @@ class ParsedReply(NamedTuple):
     """A reply without denied letters, that by `normalize_words`, and all of it by `fold_case`.
 
     `verdict` is what a list of verdicts ("A: no; B: yes") affirms, `verdict_start` where its last
-    affirmation begins.
+    affirmation begins; `denied` are the letters that lists rule out, `claims` what comparisons and eliminations leave.
     """
 
     text: str
@@ -217,20 +226,54 @@ class ParsedReply(NamedTuple):
     lowercase: str
     verdict: ParsedChoice | None = None
     verdict_start: int = -1
+    denied: frozenset[str] = frozenset()
+    claims: tuple[Claim, ...] = ()
 
 
 def parse_choice(reply: str, choices: Sequence[str]) -> ParsedChoice:
     """The option that a reply chooses."""
     options = parse_options(tuple(choices))
-    text = strip_reasoning(reply)
-    answer = final_answer(text)
-    if answer is None and len(text) > _LONG_REPLY_CHARS:
-        tail_choice = _parse_tail(text, options)
+    parsed = ParsedChoice((), "empty")
+    for turn in read_turns(reply):
+        parsed = _parse_turn(turn, options)
+        if parsed.status not in ("empty", "unparsed"):
+            break
+    return parsed
+
+
+def _parse_turn(turn: FinalTurn, options: tuple[Option, ...]) -> ParsedChoice:
+    if turn.answer is not None:
+        parsed = _parse_text(_to_text(turn.answer), options)
+        if turn.is_structured or parsed.status != "unparsed":
+            return parsed
+        # A box that holds no option is text: "\boxed{CL = Dose / AUC}. Answer: B".
+        text = _to_text(turn.text)
+        reply = _parse_reply(text, normalize_words(text), fold_case(text), options)
+        return _explicit_choice(reply, options) or parsed
+    if len(turn.text) > _LONG_REPLY_CHARS:
+        tail_choice = _parse_tail(turn.text, options)
         if tail_choice:
             return tail_choice
-    text = to_plain_text(text if answer is None else answer)
+    return _parse_text(_to_text(turn.text), options)
+
+
+def _to_text(text: str) -> str:
+    """Plain text with the letters of options in ASCII and checkboxes as marks."""
+    if "<" in text:
+        text = _BRACKETED.sub(r"\1", text)
+    if "[" in text:
+        text = _CHECKBOX.sub(lambda box: "☐ " if box["mark"] == " " else "☑ ", text)
+    text = to_plain_text(text)
+    if not text.isascii():
+        text = _LOOKALIKE.sub(lambda match: match[0].translate(_LOOKALIKES), text)
+    return text
+
+
+def _parse_text(text: str, options: tuple[Option, ...]) -> ParsedChoice:
     if is_empty(text):
         return ParsedChoice((), "empty")
+    if option_traits(options).has_number:
+        text = normalize_quantities(text)
     bare_match = _BARE.match(text)
     if bare_match and _is_option_letter(bare_match["letter"], options):
         return ParsedChoice((bare_match["letter"].upper(),), "ok", "letter")
@@ -238,27 +281,42 @@ def parse_choice(reply: str, choices: Sequence[str]) -> ParsedChoice:
     full_text_match = _match_full_text(normalized, options)
     if full_text_match or bare_match:
         return full_text_match or _UNPARSED
-    if _LETTERS_ONLY.match(text) and not option_traits(options)[1]:
-        listed = {letter for letter in text if _is_option_letter(letter, options)}
-        if len(listed) > 1:
-            return _choice_of(listed, "")
-    parsed = _parse_reply(text, normalized, options)
-    return _leading_choice(parsed, options, _explicit_choice(parsed, options)) or (
-        _refusal_or_option(normalized, options)
-        if is_refusal(text)
-        else _mentioned_option(text, normalized, parsed, options)
+    declared = _DECLARED.match(text)
+    if declared and not option_traits(options).has_single_character:
+        rest = normalize_words(declared["rest"])
+        if not rest.strip(" |") and _is_option_letter(declared["letter"], options):
+            return ParsedChoice((declared["letter"].upper(),), "ok", "answer phrase")
+        if any(o.letter == declared["letter"].upper() and o.normalized == rest for o in options):
+            return ParsedChoice((declared["letter"].upper(),), "ok", "answer phrase")
+    if _LETTERS_ONLY.match(text) and not option_traits(options).has_single_character:
+        listed = {letter for letter in text if letter.isupper()}
+        if len(listed) > 1 or _is_option_letter(min(listed), options):
+            return _choice_of(listed, "letter")
+    lowercase = fold_case(text)
+    committed = set_aside(text, lowercase)
+    if committed != text:
+        return _UNPARSED if is_empty(committed) else _parse_text(committed.strip(), options)
+    parsed = _parse_reply(text, normalized, lowercase, options)
+    return (
+        _leading_choice(parsed, options, _explicit_choice(parsed, options))
+        or _concluded_option(parsed, options)
+        or _refusal_or_option(text, normalized, options)
+        or _mentioned_option(text, normalized, parsed, options)
     )
 
 
-def _parse_reply(text: str, normalized: str, options: tuple[Option, ...]) -> ParsedReply:
-    lowercase = fold_case(text)
-    masked, verdict, verdict_start = without_denied(text, lowercase), None, -1
-    if contains_any(lowercase, _OPTION_VERDICT_SUBSTRINGS):
+def _parse_reply(
+    text: str, normalized: str, lowercase: str, options: tuple[Option, ...]
+) -> ParsedReply:
+    claimed = tuple(claims(text, lowercase, {option.letter: option.text for option in options}))
+    masked, denied = denied_letters(text, lowercase)
+    masked, verdict, verdict_start = without_denied(masked, lowercase), None, -1
+    if _OPTION_VERDICT.may_match(lowercase):
         masked, affirmed, verdict_start = _apply_option_verdicts(masked, options)
         verdict = _choice_of(affirmed, "verdict") if affirmed else None
     if masked != text:
         normalized = normalize_words(masked)
-    return ParsedReply(masked, normalized, lowercase, verdict, verdict_start)
+    return ParsedReply(masked, normalized, lowercase, verdict, verdict_start, denied, claimed)
 
 
 def _choice_of(letters: Iterable[str], evidence: str) -> ParsedChoice:
@@ -269,17 +327,15 @@ def _choice_of(letters: Iterable[str], evidence: str) -> ParsedChoice:
 
 
 def without_denied(text: str, lowercase: str) -> str:
-    """A plain text (and its `fold_case`) with denied letters blanked out, at the same length."""
-    if not contains_any(lowercase, _DENIED_SUBSTRINGS):
-        return text
-    return _DENIED.sub(lambda match: " " * len(match[0]), text)
+    """A plain text (and its `fold_case`) with the letters that it denies blanked out; every other
+    character keeps its place.
+    """
+    return _DENIED.sub(lambda match: " " * len(match[0]), text, lowercase)
 
 
 def find_cues(text: str, lowercase: str) -> list[int]:
     """Where the answers begin that a plain text (and its `fold_case`) declares as its answer."""
-    if not contains_any(lowercase, _CUE_SUBSTRINGS):
-        return []
-    return [cue.end() for cue in _CUE.finditer(text)]
+    return [cue.end() for cue in _CUE.finditer(text, lowercase)]
 
 
 def _apply_option_verdicts(
@@ -287,31 +343,40 @@ def _apply_option_verdicts(
 ) -> tuple[str, tuple[str, ...], int]:
     """The text without letters marked as wrong, the ones marked right, and the last one's place."""
     verdicts: list[re.Match[str]] = []
-    for verdict in _OPTION_VERDICT.finditer(text):
+    for verdict in _OPTION_VERDICT.pattern.finditer(text):
         # A verdict begins a clause, or follows another: the A of "The answer is A. Not seen are
         # ..." has none.
         before = text[max(0, verdict.start() - 4) : verdict.start()].rstrip(" ")
         starts_clause = (
             not before
-            or before[-1] in ".;,!?\n"
+            or before[-1] in ".;,!?\n-•|"
+            or text[verdict.start()] == "("
             or (verdicts and verdicts[-1].end() >= verdict.start() - 1)
         )
-        if starts_clause and _is_option_letter(verdict["letter"], options):
+        if starts_clause and _is_option_letter(_judged_letter(verdict), options):
             verdicts.append(verdict)
     # In "A. No." an option that is, or begins with, such a word is named and not judged.
     if not verdicts or any(_VERDICT_WORD.match(option.normalized) for option in options):
         return text, (), -1
-    affirmed = [verdict for verdict in verdicts if verdict["yes"]]
-    denied_positions = {verdict.start("letter") for verdict in verdicts if verdict["no"]}
+    affirmed = [verdict for verdict in verdicts if verdict["yes"] or verdict["yes_mark"]]
+    denied_positions = {
+        verdict.start("letter" if verdict["letter"] else "marked")
+        for verdict in verdicts
+        if verdict["no"] or verdict["no_mark"]
+    }
     if denied_positions:
         characters = list(text)
         for position in denied_positions:
             characters[position] = " "
         text = "".join(characters)
-    if len(verdicts) < 2 or not affirmed:
+    if (len(verdicts) < 2 and not (affirmed and affirmed[0]["yes_mark"])) or not affirmed:
         return text, (), -1
-    letters = tuple(verdict["letter"].upper() for verdict in affirmed)
-    return text, letters, affirmed[-1].start("letter")
+    letters = tuple(_judged_letter(verdict) for verdict in affirmed)
+    return text, letters, affirmed[-1].start()
+
+
+def _judged_letter(verdict: re.Match[str]) -> str:
+    return (verdict["letter"] or verdict["marked"]).upper()
 
 
 def _parse_tail(text: str, options: tuple[Option, ...]) -> ParsedChoice | None:
@@ -322,12 +387,14 @@ def _parse_tail(text: str, options: tuple[Option, ...]) -> ParsedChoice | None:
     # Options that are letters, or as long as replies, need the whole reply.
     if (
         start < 0
-        or option_traits(options)[1]
+        or option_traits(options).has_single_character
         or any(len(option.text) > _LONG_REPLY_CHARS for option in options)
     ):
         return None
     tail = to_plain_text(text[start:])
-    return _explicit_choice(_parse_reply(tail, normalize_words(tail), options), options)
+    return _explicit_choice(
+        _parse_reply(tail, normalize_words(tail), fold_case(tail), options), options
+    )
 
 
 def _match_full_text(normalized: str, options: Sequence[Option]) -> ParsedChoice | None:
@@ -341,7 +408,7 @@ def _match_full_text(normalized: str, options: Sequence[Option]) -> ParsedChoice
 def _explicit_choice(parsed: ParsedReply, options: tuple[Option, ...]) -> ParsedChoice | None:
     """The last answer that the text declares as its answer."""
     text = parsed.text
-    if option_traits(options)[1]:
+    if option_traits(options).has_single_character:
         # Options that are letters themselves: in "B. C" the C is the text of B, not a second
         # answer.
         letters = _labeled_letters(parsed.normalized, options)
@@ -357,18 +424,38 @@ def _explicit_choice(parsed: ParsedReply, options: tuple[Option, ...]) -> Parsed
         if choice:
             candidates.append((cue, choice))
             break
-    for pattern, markers in ((_WEAK, _WEAK_SUBSTRINGS), (_VERDICT, _VERDICT_SUBSTRINGS)):
-        if contains_any(parsed.lowercase, markers):
-            candidates += [
-                (match.start("letter"), _parse_letter_group(text, match, options))
-                for match in pattern.finditer(text)
-                if match["letter"].isupper() and not (pattern is _VERDICT and _is_word(text, match))
-            ]
+    for pattern in (_WEAK, _VERDICT):
+        found = [
+            match
+            for match in pattern.finditer(text, parsed.lowercase)
+            if _may_be_letter(match["letter"], options)
+            and not (pattern is _VERDICT and _is_word(text, match))
+        ]
+        candidates += [
+            (match.start("letter"), _parse_letter_group(text, match, options)) for match in found
+        ]
+        affirmed = {match["letter"].upper() for match in found}
+        if pattern is _VERDICT and len(affirmed) > 1:
+            # "A is correct. B is correct."
+            candidates.append((found[-1].end(), _choice_of(affirmed, "verdict")))
+    candidates += [(c.position, _choice_of(c.letters, "claim")) for c in parsed.claims]
+    for right in _THIS_IS_RIGHT.finditer(text, parsed.lowercase):
+        line = text[text.rfind("\n", 0, right.start()) + 1 : right.start()]
+        labels = [m for m in _LABEL.finditer(line) if _is_option_letter(m["letter"], options)]
+        if len({label["letter"] for label in labels}) == 1:
+            candidates.append((right.start(), _choice_of([labels[0]["letter"]], "verdict")))
+    if arrow := _ARROW.search(text[-40:]):
+        candidates.append((len(text), _choice_of([arrow["letter"]], "last letter")))
     trailing = _TRAILING.search(text[-60:])
     if trailing and trailing["letter"].isupper():
         last = [option for option in options if option.letter == trailing["letter"]]
         candidates.append((len(text), _single_choice(last, "last letter")))
     return max(candidates, key=lambda item: item[0])[1] if candidates else None
+
+
+def _may_be_letter(letter: str, options: Sequence[Option]) -> bool:
+    """Whether a single letter in front of a verdict names an option: a small "a" or "i" is a word."""
+    return letter.isupper() or (letter not in "ai" and _is_option_letter(letter, options))
 
 
 def _leading_choice(
@@ -412,6 +499,7 @@ def _is_opening_answer(
         not leading_match["letter"].isupper()
         and not _LABEL_END.match(leading_match["next"].strip())
         and not leading_match["open"]
+        and not (leading_match["next"].strip() == "," and leading_match["letter"] not in "ai")
     ):
         return False
     if leading_options(parsed.normalized, options):
@@ -466,10 +554,56 @@ def _parse_letter_group(
     )
 
 
-def _refusal_or_option(normalized: str, options: tuple[Option, ...]) -> ParsedChoice:
-    """A refusal, unless what it says is one of the options ("Cannot be determined")."""
+def _concluded_option(parsed: ParsedReply, options: tuple[Option, ...]) -> ParsedChoice | None:
+    """The one option whose text a conclusion names: "X is the most likely", "consistent with X"."""
+    named: set[str] = set()
+    normalized = parsed.normalized
+    for verdict in _TEXT_VERDICT.finditer(normalized):
+        before = normalized[: verdict.start() + 1]
+        sentence = before[before.rfind(" | ") + 1 :] if " | " in before else before
+        ending = [o for o in options if len(o.normalized) > 3 and sentence.endswith(o.normalized)]
+        ending = [o for o in ending if is_affirmed(sentence, o.normalized)]
+        named.update(o.letter for o in sorted(ending, key=lambda o: -len(o.normalized))[:1])
+    for conclusion in _CONCLUSION.finditer(parsed.text, parsed.lowercase):
+        words = normalize_words(_BEFORE_TEXT.sub("", parsed.text[conclusion.end() :][:400]))
+        clause = normalize_words(parsed.text[max(0, conclusion.start() - 80) : conclusion.start()])
+        if is_negated(f"{clause.rstrip()} x ", len(clause.rstrip()), len(clause.rstrip()) + 3):
+            continue
+        named.update(option.letter for option in leading_options(words, options))
+        letter = _LETTER_PATTERN.match(parsed.text, conclusion.end())
+        if letter and letter["letter"].isupper() and _CLAUSE_END.match(parsed.text, letter.end()):
+            named.update({letter["letter"]} & {option.letter for option in options})
+    return _choice_of(named, "conclusion") if len(named) == 1 else None
+
+
+def _refusal_or_option(
+    text: str, normalized: str, options: tuple[Option, ...]
+) -> ParsedChoice | None:
+    """A refusal, unless what it says is one of the options ("Cannot be determined") or an answer
+    follows ("..., but pleural effusion").
+    """
+    if not is_refusal(text):
+        return None
     named = [option for option in named_options(normalized, options) if is_refusal(option.text)]
-    return _single_choice(named, "text") if named else ParsedChoice((), "refused")
+    if named:
+        return _single_choice(named, "text")
+    refusal, *rest = _BUT.split(text, maxsplit=1)
+    if rest and is_refusal(refusal) and not is_refusal(rest[0]):
+        words = normalize_words(rest[0])
+        named = named_options(words, options)
+        if len(named) == 1:
+            return _single_choice(named, "text")
+    return ParsedChoice((), "refused")
+
+
+def _summary_option(normalized: str, options: tuple[Option, ...]) -> Option | None:
+    """The option that stands for none, all or both of the others, where the text says so."""
+    for mention, title in ((_NONE_OF, " none"), (_ALL_OF, " all of"), (_ALL_OF, " all the above")):
+        titled = [option for option in options if option.normalized.startswith(title)]
+        if len(titled) == 1 and mention.search(normalized):
+            return titled[0]
+    both = [option for option in options if option.normalized.startswith(" both ")]
+    return both[0] if len(both) == 1 and _BOTH.search(normalized) else None
 
 
 def _mentioned_option(
@@ -477,12 +611,17 @@ def _mentioned_option(
 ) -> ParsedChoice:
     """The one option that the text mentions; `normalized` has the denied letters too."""
     masked = parsed.text
-    if option_traits(options)[0]:
+    if option_traits(options).has_yes_and_no:
         verdict = yes_no.parse_polarity(text).polarity
         if verdict:
             return _single_choice(
                 [option for option in options if option.normalized.strip() == verdict], "yes or no"
             )
+    if summary := _summary_option(normalized, options):
+        return _single_choice([summary], "text")
+    left = {option.letter for option in options} - parsed.denied
+    if len(left) == 1 and len(options) > 2:
+        return _choice_of(left, "elimination")
     letters = {match["letter"] or match["bracketed"] for match in _LABELED.finditer(masked)}
     letters = {letter for letter in letters if letter.isupper()}
     letters |= _labeled_letters(parsed.normalized, options)
@@ -526,5 +665,8 @@ def score(sample: Sample, reply: str) -> Score:
     if status != "ok":
         return Score(None, status, note=" or ".join(letters) or None)
     return make_score(
-        is_correct=letters[0] in accepted_letters, prediction=letters[0], note=evidence
+        is_correct=letters[0] in accepted_letters,
+        prediction=letters[0],
+        note=evidence,
+        is_final=evidence not in _MENTIONS,
     )

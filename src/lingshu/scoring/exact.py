@@ -11,12 +11,11 @@ import re
 from decimal import Decimal
 
 from lingshu.core.reply_text import (
-    final_answer,
     is_empty,
     is_refusal,
     make_score,
+    read_final_turn,
     require_golds,
-    strip_reasoning,
     to_plain_text,
 )
 from lingshu.core.types import Sample, Score
@@ -55,11 +54,10 @@ def extract_answers(reply: str) -> tuple[str, ...]:
     Behind "answer is" both the first sentence and the whole line are offered: a full stop may
     belong to "St. Jude".
     """
-    text = strip_reasoning(reply)
-    final = final_answer(text)
-    if final is not None:
-        return (to_plain_text(final),)
-    text = to_plain_text(text)
+    turn = read_final_turn(reply)
+    if turn.answer is not None:
+        return (to_plain_text(turn.answer),)
+    text = to_plain_text(turn.text)
     cues = [match["tail"] for match in _CUE.finditer(text) if not is_empty(match["tail"])]
     if cues:
         return _SENTENCE.split(cues[-1], maxsplit=1)[0].strip(), cues[-1].strip()

@@ -10,10 +10,12 @@ RANGE: 1.0 right, 0.0 wrong, None where nothing could be read.
 import re
 from itertools import takewhile
 
-from lingshu.core.reply_text import final_answer, strip_reasoning, to_plain_text
+from lingshu.core.reply_text import read_final_turn, to_plain_text
 from lingshu.core.rows import LETTERS
 from lingshu.core.types import Sample, Score
 from lingshu.scoring import auto, choice, exact
+from lingshu.scoring._claims import set_aside
+from lingshu.scoring._gated_pattern import fold_case
 
 _LETTER_RUN = re.compile(
     r"(?<![A-Za-z])[A-Z]{1,8}(?![A-Za-z'])(?!(?<=\b[AI])\s+(?!and\b|or\b|is\b|are\b|as\b|because\b|since\b)[a-z])"
@@ -61,11 +63,13 @@ def _listed_letters(question: str) -> str:
 
 
 def parse_letters(reply: str, *, allowed: str = LETTERS) -> str:
-    """The `allowed` letters that a reply chooses, sorted: a first run ("ABD"), else single ones."""
-    text = strip_reasoning(reply)
-    answer = final_answer(text)
-    text = to_plain_text(text if answer is None else answer)
-    lowercase = choice.fold_case(text)
+    """The letters of `allowed` that a reply chooses, sorted: a first run such as "ABD", else
+    all single ones.
+    """
+    turn = read_final_turn(reply)
+    text = to_plain_text(turn.text if turn.answer is None else turn.answer)
+    text = set_aside(text, fold_case(text))
+    lowercase = fold_case(text)
     masked = _DENIED.sub(lambda match: " " * len(match[0]), text)
     masked = choice.without_denied(masked, lowercase)
     starts = choice.find_cues(masked, lowercase) + [cue.end() for cue in _CUE.finditer(masked)]

@@ -13,7 +13,6 @@ RANGE: 1.0 right, 0.0 wrong, None for an empty or refusing reply.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -29,18 +28,20 @@ from lingshu.core.reply_text import (
 )
 from lingshu.core.types import Sample, Score
 from lingshu.scoring._options import is_negated
+from lingshu.scoring._quantities import normalize_quantities
 from lingshu.scoring.exact import extract_answers, normalized_forms
 
 RANGE = (0.0, 1.0)
 _SENTENCE = re.compile(r"(?<!\d)\.(?:\s|$)|[!?;\n]")
-_TOKEN = re.compile(rf"\d+(?:\.\d+)?|[{CJK}]|[^\W\d_{CJK}]+(?:'[a-z]+)?\d*|[,+<>%±/&]|-(?=\d)")
-_QUANTITY = re.compile(
-    r"(?:about\s+|approximately\s+|~\s*|约\s*)?(-?\d+(?:\.\d+)?)\s*([a-zµμ]+|厘米|毫米|毫升|克|毫克)\.?",
-    re.I,
-)
+_TOKEN = re.compile(rf"\d+(?:\.\d+)?|[{CJK}]|[^\W\d_{CJK}]+(?:'[a-z]+)?\d*|[,+<>≥≤%±/&]|-(?=\d)")
+_ABOUT = re.compile(r"^\W*(?:about\s+|approximately\s+|around\s+|roughly\s+|~\s*|约\s*)", re.I)
 _ARTICLES = {"a", "an", "the"}
 _HEDGE = re.compile(
     r"\b(?:but|however|although|though|or|either|whether|might|may|could|unclear|instead|rather|not|n't|cannot)\b|n't\b|但|或|可能|不"
+)
+# "left lung (not the right)" is not a hedge.
+_NOT_THE_OTHER = re.compile(
+    r"[(,]\s*not\s+(?:in\s+)?(?:the\s+)?\w+(?:\s+(?:side|lung|one))?\s*(?:\)|(?=[.;]|$))"
 )
 _ZH_PREFIX = re.compile(
     r"^(?:这(?:张|幅|个)?(?:图像|图片|影像)?(?:中|里)?(?:的\w{1,8}?)?(?:是|为|位于)|图(?:像|片)?中?的?\w{0,8}?(?:是|为|位于)|是|在|位于)"
@@ -51,12 +52,11 @@ _ZH_SUFFIX = re.compile(r"(?:部位?|侧|加权(?:成?像)?|扫描|图像|成像
 class Vocabulary(NamedTuple):
     """The words of open_words.json as `_tokenize` writes them: "denies" is "deny".
 
-    `units` has each unit as a multiple of the first of its kind. Where the gold has one member of a
+    Where the gold has one member of a
     row of `opposites` and the reply another, the reply is wrong, whatever else it says.
     `continuation_words` end the name of a thing, or follow one without naming another.
     """
 
-    units: Mapping[str, tuple[str, Decimal]]
     opposites: Mapping[str, tuple[int, int]]
     continuation_words: frozenset[str]
     generic_nouns: frozenset[str]
@@ -69,20 +69,15 @@ class Vocabulary(NamedTuple):
 @cache
 def _vocabulary() -> Vocabulary:
     data = json.loads(Path(__file__).with_name("open_words.json").read_text(encoding="utf-8"))
-    units = {
-        name: (kind, Decimal(factor))
-        for kind, factors in data["units"].items()
-        for name, factor in factors.items()
-    }
     opposites = {
         word: (group, position)
         for group, members in enumerate(data["opposites"])
         for position, names in enumerate(members)
         for word in names.split("|")
     }
-    words = {name: frozenset(data[name].split()) for name in Vocabulary._fields[2:-1]}
+    words = {name: frozenset(data[name].split()) for name in Vocabulary._fields[1:-1]}
     phrases = frozenset(data["negation_phrases"])
-    return Vocabulary(units, opposites, negation_phrases=phrases, **words)
+    return Vocabulary(opposites, negation_phrases=phrases, **words)
 
 
 def score(sample: Sample, reply: str) -> Score:
@@ -100,35 +95,36 @@ def score(sample: Sample, reply: str) -> Score:
             return make_score(is_correct=True, prediction=answer)
     if is_refusal(answers[0]):
         return Score(None, "refused")
-    first_sentence = _SENTENCE.split(answers[0], maxsplit=1)[0][:600]
-    is_correct = not _HEDGE.search(answers[0][:2000].casefold()) and any(
+    claimed = _NOT_THE_OTHER.sub("", answers[0][:2000])
+    first_sentence = _SENTENCE.split(claimed, maxsplit=1)[0][:600]
+    is_correct = not _HEDGE.search(claimed.casefold()) and any(
         contains_answer(first_sentence, gold, sample.question) for gold in golds
     )
     return make_score(is_correct=is_correct, prediction=answers[0])
 
 
 def answers_match(answer: str, gold: str) -> bool:
-    """Whether two plain texts are one answer: equal in form, one quantity, list or plural."""
-    normalized, items = normalized_forms(answer)
-    normalized_gold, gold_items = normalized_forms(gold)
-    if normalized == normalized_gold or (items and items == gold_items):
-        return True
-    quantity = _parse_quantity(answer)
-    return quantity is not None and quantity == _parse_quantity(gold)
+    """Whether two plain texts are one answer: equal in form, one quantity, one list, or one the
+    plural of the other.
+    """
+    return any(
+        normalized == normalized_gold or (items and items == gold_items)
+        for (normalized, items), (normalized_gold, gold_items) in (
+            (normalized_forms(answer), normalized_forms(gold)),
+            (_quantity_forms(answer), _quantity_forms(gold)),
+        )
+    )
 
 
-def _parse_quantity(text: str) -> tuple[str, Decimal] | None:
-    match = _QUANTITY.fullmatch(text.strip())
-    units = _vocabulary().units
-    if match is None:
-        return None
-    name = match[2].casefold()
-    unit = units.get(name) or units.get(name.removesuffix("s"))
-    return (unit[0], Decimal(match[1]) * unit[1]) if unit else None
+def _quantity_forms(text: str) -> tuple[str, tuple[str, ...]]:
+    return normalized_forms(_ABOUT.sub("", normalize_quantities(text)))
 
 
 def contains_answer(sentence: str, gold: str, question: str) -> bool:
-    """Whether a sentence contains the whole gold as its answer, and nothing against it."""
+    """Whether a plain sentence contains the whole gold, as its answer, and nothing that contradicts
+    it.
+    """
+    gold, sentence = normalize_quantities(gold), normalize_quantities(sentence)
     gold_tokens, tokens = _tokenize(gold), _tokenize(sentence)
     if (
         not gold_tokens
@@ -142,7 +138,7 @@ def contains_answer(sentence: str, gold: str, question: str) -> bool:
         return _tokenize(stem) == gold_tokens
     if _contradicts(gold_tokens, tokens) or (
         gold_tokens[0][0].isdigit()
-        and re.search(rf"(?:^|[\s(:=])-{re.escape(gold_tokens[0])}(?!\d)", sentence)
+        and re.search(rf"(?:(?:^|[\s(:=])-|[<>≥≤]\s*){re.escape(gold_tokens[0])}(?!\d)", sentence)
     ):
         return False
     question_tokens = set(_tokenize(question))
@@ -172,10 +168,20 @@ def _contradicts(gold_tokens: Sequence[str], tokens: Sequence[str]) -> bool:
     if any(token[0].isdigit() for token in gold_tokens):
         return any(token[0].isdigit() and token not in gold_tokens for token in tokens)
     opposites = _vocabulary().opposites
+    tokens = _without_denied(tokens)
     gold_members = {opposites[token] for token in gold_tokens if token in opposites}
     groups = {group for group, _ in gold_members}
     members = (opposites[token] for token in tokens if token in opposites)
     return any(member[0] in groups and member not in gold_members for member in members)
+
+
+def _without_denied(tokens: Sequence[str]) -> list[str]:
+    """The words without one that is denied: "left lung (not the right)" says nothing of the right."""
+    return [
+        token
+        for index, token in enumerate(tokens)
+        if index == 0 or tokens[index - 1] not in ("not", "than")
+    ]
 
 
 def _is_free_standing(
@@ -193,7 +199,11 @@ def _is_free_standing(
     next_token = tokens[end] if end < len(tokens) else None
     if next_token in (",", "and", "&", "/"):
         following = tokens[end + 1] if end + 1 < len(tokens) else ""
-        if next_token != "," or following not in words.clause_openers:
+        # "left lung, lower lobe" says where in it.
+        is_detail = following in words.clause_openers or (
+            following in words.opposites and following not in tokens[start:end]
+        )
+        if next_token != "," or not is_detail:
             return False
     elif next_token is not None and not (
         next_token in words.continuation_words

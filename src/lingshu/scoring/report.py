@@ -11,7 +11,7 @@ RANGE: 0.0 to 1.0, None for an empty reply.
 from collections.abc import Sequence
 from pathlib import Path
 
-from lingshu.core.reply_text import final_answer, require_golds, strip_reasoning
+from lingshu.core.reply_text import read_final_turn, require_golds
 from lingshu.core.types import MetricResult, Sample, Score
 from lingshu.scoring.metrics import (
     bert_score,
@@ -37,9 +37,8 @@ REPORT_METRICS: tuple[ReportMetric, ...] = (
 
 def extract_report(reply: str) -> str:
     """The report in a reply."""
-    text = strip_reasoning(reply)
-    final = final_answer(text)
-    return (text if final is None else final).strip()
+    turn = read_final_turn(reply)
+    return (turn.text if turn.answer is None else turn.answer).strip()
 
 
 def score(sample: Sample, reply: str) -> Score:
