@@ -240,11 +240,14 @@ def test_a_slow_tokenizer_alone_keeps_its_ids(tmp_path: Path) -> None:
     added = {token["content"]: token["id"] for token in read_json(fast)["added_tokens"]}
     write_json(tmp_path / "source" / "added_tokens.json", added)
     fast.unlink()
+    edit(tmp_path / "source" / "tokenizer_config.json", additional_special_tokens=["</img>"])
     convert(Conversion(tmp_path / "source"), tmp_path / "out")
     tokenizer, (_, source) = load(str(tmp_path / "out")).processor.tokenizer, tiny("internvl")
     assert tokenizer.get_vocab() == source.tokenizer.get_vocab()
     text = CORPUS[0] + "<|im_end|><IMG_CONTEXT>"
     assert tokenizer.encode(text) == source.tokenizer.encode(text)
+    kinds = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
+    assert kinds["</img>"] and kinds["<|im_start|>"] and not kinds["<|box_start|>"]
 
 
 @pytest.mark.parametrize(

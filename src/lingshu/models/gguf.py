@@ -26,6 +26,7 @@ from lingshu.models.convert import (
     plan_tensors,
     read_settings,
 )
+from lingshu.weights.base import single_thread
 from lingshu.weights.convert import (
     StoredTensor,
     TensorPlan,
@@ -305,7 +306,7 @@ class _Tensors:
             size = n_values // block * block_bytes
             self.counts["values"] += n_values
             self.writer.add_tensor_info(plan.name, plan.shape, None, size, quantization)
-        with storage_errors(path):
+        with storage_errors(path), single_thread():
             self.writer.write_header_to_file(path)
             try:
                 self.writer.write_kv_data_to_file()

@@ -274,12 +274,28 @@ def _load_tokenizer(folder: Path, tokenizer_class: Any, named: Mapping[str, str]
     settings = {**_settings(folder), "eos_token": TURN_END}
     if named:
         settings["extra_special_tokens"] = dict(named)
+    if "added_tokens_decoder" not in settings and not (folder / "tokenizer.json").is_file():
+        settings["added_tokens_decoder"] = _added_tokens(folder)
     with tempfile.TemporaryDirectory() as temporary:
         for name in VOCABULARY_FILES:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, Path(temporary, name))
         write_json(Path(temporary, "tokenizer_config.json"), settings)
         return tokenizer_class.from_pretrained(temporary, trust_remote_code=False)
+
+
+def _added_tokens(folder: Path) -> dict[str, Any]:
+    """The added tokens of a folder that states them in the older files only."""
+    special = {TURN_START, TURN_END}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        stated = read_json(folder / name) if (folder / name).is_file() else {}
+        listed = stated.get("additional_special_tokens")
+        special |= {token for token in listed or () if isinstance(token, str)}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {
+        str(index): {"content": token, "special": token in special, **flags}
+        for token, index in _stated_ids(folder).items()
+    }
 
 
 def _settings(folder: Path) -> dict[str, Any]:

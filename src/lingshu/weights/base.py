@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import isfinite
@@ -158,3 +159,16 @@ def endpoint_model(weights: Sequence[float]) -> int | None:
     """The model with weight 1 where every other has exactly 0, else None."""
     nonzero = [index for index, weight in enumerate(weights) if weight != 0]
     return nonzero[0] if len(nonzero) == 1 and weights[nonzero[0]] == 1 else None
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Arithmetic on one thread: the disk is the bottleneck, sums do not depend on the cores, and
+    blocks of BLOCK_SIZE are too small to share (a conversion took nine times as long with two).
+    """
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)

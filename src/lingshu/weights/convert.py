@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lingshu.core.errors import ArtifactError, ConfigError, one_line
 from lingshu.core.files import read_json, sha256_file, write_json
-from lingshu.weights.base import BLOCK_SIZE, TORCH_DTYPES
+from lingshu.weights.base import BLOCK_SIZE, TORCH_DTYPES, single_thread
 from lingshu.weights.checkpoint_files import INDEX_FILE
 from lingshu.weights.folder import ModelFolder
 from lingshu.weights.safetensors_io import (
@@ -275,8 +275,7 @@ def write_tensors(
     n_rounded = 0
     outputs = BufferRing(BLOCK_SIZE * 8)
     by_name = {plan.name: plan for plan in plans}
-    with ExitStack() as stack:
-        threads = stack.enter_context(BackgroundThreads())
+    with single_thread(), BackgroundThreads() as threads:
         for file, names in shards.items():
             with ExitStack() as opened:
                 tensors = {name: targets[name] for name in names}

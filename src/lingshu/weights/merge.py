@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import isfinite, prod
 from pathlib import Path
@@ -21,6 +21,7 @@ from lingshu.weights.base import (
     MergeWeights,
     TensorBlock,
     endpoint_model,
+    single_thread,
 )
 from lingshu.weights.compatibility import DtypePolicy, check_all_compatible
 from lingshu.weights.folder import FLOAT_DTYPES, ModelFolder, open_model_folder
@@ -129,7 +130,7 @@ def stream_merge(
     first = sources.first
     for target in targets:
         target.weights.check(method, len(sources.models), list(first.tensors))
-    with ExitStack() as stack, _single_thread():
+    with ExitStack() as stack, single_thread():
         threads = stack.enter_context(BackgroundThreads())
         readers = []
         for folder in sources.all_folders:
@@ -159,17 +160,6 @@ def stream_merge(
     n_values = sum(prod(location.shape) for location in first.tensors.values())
     counts = {"tensors": len(first.tensors), "values": n_values, "n_copied": merger.n_copied}
     return StreamStats(hashes, written_files, counts)
-
-
-@contextmanager
-def _single_thread() -> Iterator[None]:
-    """Arithmetic on one thread: the disk is the bottleneck, and sums do not depend on the cores."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 class _BlockMerger:
