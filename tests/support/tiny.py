@@ -18,6 +18,7 @@ from lingshu.core.artifacts import write_dataset
 from lingshu.core.run_card import RunCard
 from lingshu.core.types import Sample
 from lingshu.imaging.read import image_bytes
+from lingshu.models.base import family_of
 from lingshu.models.model_spec import PixelBudget, TinyModel
 from lingshu.models.processor import Processor
 from lingshu.models.tiny import build_tiny
@@ -26,6 +27,8 @@ from lingshu.sources import phantom
 from lingshu.train.config import TrainConfig
 
 FAMILIES = tuple(registry.names("families"))
+# One family for each kind of positions: for tests that take seconds.
+REPRESENTATIVES = tuple({family_of(name).has_mrope: name for name in FAMILIES}.values())
 SMALL: dict[str, Any] = {
     "hidden": 32,
     "layers": 2,

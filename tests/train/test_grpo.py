@@ -775,14 +775,16 @@ def test_a_server_that_does_not_take_the_weights_stops_the_run(
         rollouts.refresh(lambda folder: None)
 
 
-def test_the_end_token_is_put_behind_a_reply_that_ended() -> None:
-    tokenizer = tiny("qwen2_5_vl")[1].tokenizer
-    end = tokenizer.eos_token_id
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_end_token_is_put_behind_a_reply_that_ended(family: str) -> None:
+    processor = tiny(family)[1]
+    tokenizer = processor.tokenizer
+    end = tokenizer.convert_tokens_to_ids(processor.tokens.end_of_turn)
     reply = SimpleNamespace(text="yes", finish="stop", token_ids=(5, end))
-    assert reply_token_ids(reply, tokenizer) == (5, end)  # type: ignore[arg-type]
+    assert reply_token_ids(reply, processor) == (5, end)  # type: ignore[arg-type]
     assert reply_token_ids(
         SimpleNamespace(text="yes", finish="stop", token_ids=(5,)),  # pyright: ignore[reportArgumentType]
-        tokenizer,
+        processor,
     ) == (
         5,
         end,
@@ -790,14 +792,14 @@ def test_the_end_token_is_put_behind_a_reply_that_ended() -> None:
     other = tokenizer.pad_token_id  # an end token as well where the checkpoint says so
     assert reply_token_ids(
         SimpleNamespace(text="yes", finish="stop", token_ids=(5, other)),  # pyright: ignore[reportArgumentType]
-        tokenizer,
+        processor,
     ) == (
         5,
         other,
     )
     assert reply_token_ids(
         SimpleNamespace(text="yes", finish="length", token_ids=(5,)),  # pyright: ignore[reportArgumentType]
-        tokenizer,
+        processor,
     ) == (5,)
 
 

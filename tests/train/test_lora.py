@@ -16,7 +16,7 @@ from lingshu.recipes.lora_7b import recipe
 from lingshu.train.config import LearningRates, Lora, Stage, TrainConfig
 from lingshu.train.estimate import estimate_run
 from lingshu.train.loop import train
-from tests.support.tiny import FAMILIES, small_config
+from tests.support.tiny import REPRESENTATIVES, small_config
 
 peft = pytest.importorskip("peft", reason="peft is not installed")
 
@@ -33,7 +33,7 @@ def lora_config(folder: Path, family: str) -> TrainConfig:
     return replace(config, stages=(config.stages[0], adapted))
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=REPRESENTATIVES)
 def trained_run(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TrainConfig, Path]:

@@ -43,7 +43,14 @@ from lingshu.train.distributed import SINGLE_PROCESS
 from lingshu.train.log import open_log, read_log
 from lingshu.train.loop import RunContext, StageRun, StopRequested, train
 from lingshu.train.step import build_trainer, lr_multiplier
-from tests.support.tiny import FAMILIES, make_image, small_config, tiny, write_phantoms
+from tests.support.tiny import (
+    FAMILIES,
+    REPRESENTATIVES,
+    make_image,
+    small_config,
+    tiny,
+    write_phantoms,
+)
 
 
 class Interrupted(Exception):
@@ -58,7 +65,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=REPRESENTATIVES)
 def uninterrupted_run(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TrainConfig, Path]:

@@ -19,7 +19,7 @@ from lingshu.engines import openai, vllm
 from lingshu.engines.batch import direct_opener
 from lingshu.engines.hf import HfEngine
 from lingshu.models.load import LoadedModel
-from lingshu.models.processor import EncodedSample
+from lingshu.models.processor import EncodedSample, Processor
 from lingshu.train.config import Sampler
 from lingshu.train.distributed import DistributedContext
 from lingshu.train.step import Trainer
@@ -70,14 +70,14 @@ def open_rollout_engine(
         full_copy = FullModelCopy(trainer) if dist_context.is_distributed else None
         model = loaded if full_copy is None else replace(loaded, model=full_copy.model)
         return LocalRollouts(model, encode, sampler.batch, trainer.bfloat16, full_copy)
-    tokenizer = loaded.processor.tokenizer
+    processor = loaded.processor
     if sampler.engine == "vllm":
         if dist_context.is_distributed:
             raise ConfigError(
                 "sampler.engine is vllm, which starts its own processes and cannot run under"
                 " torchrun; give a server."
             )
-        return VllmRollouts(folder, tokenizer, sampler.gpu_memory_utilization)
+        return VllmRollouts(folder, processor, sampler.gpu_memory_utilization)
     engine = openai.load(sampler.engine, EngineOptions(concurrency=sampler.concurrency))
     assert isinstance(engine, openai.OpenAIEngine)
     # vLLM's server returns tokens with `return_token_ids`; other servers ignore the key.
@@ -86,7 +86,7 @@ def open_rollout_engine(
         "logit_bias": dict.fromkeys(map(str, loaded.processor.never_sampled), MIN_LOGIT_BIAS),
     }
     engine = replace(engine, extra_body=extra_body)
-    return RemoteRollouts(engine, sampler.reload, folder, tokenizer, dist_context)
+    return RemoteRollouts(engine, sampler.reload, folder, processor, dist_context)
 
 
 @contextmanager
@@ -122,7 +122,7 @@ class LocalRollouts:
         engine = HfEngine(self.loaded, batch_size=self.batch, encode=self.encode)
         autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=self.bfloat16)
         with eval_mode(model), autocast:
-            return _rollouts(engine, samples, sampling, self.loaded.processor.tokenizer)
+            return _rollouts(engine, samples, sampling, self.loaded.processor)
 
 
 @dataclass
@@ -130,7 +130,7 @@ class VllmRollouts:
     """vLLM in this process; opened on the first weights that it is given."""
 
     folder: Path
-    tokenizer: Any
+    processor: Processor
     gpu_memory_utilization: float
     engine: vllm.VllmEngine | None = None
 
@@ -145,7 +145,7 @@ class VllmRollouts:
 
     def generate(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
         assert self.engine is not None, "refresh comes first"
-        return _rollouts(self.engine, samples, sampling, self.tokenizer)
+        return _rollouts(self.engine, samples, sampling, self.processor)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class RemoteRollouts:
     engine: openai.OpenAIEngine
     reload: tuple[str, ...]
     folder: Path
-    tokenizer: Any
+    processor: Processor
     dist_context: DistributedContext
 
     def refresh(self, save: SaveWeights) -> None:
@@ -170,32 +170,33 @@ class RemoteRollouts:
             post_json(url, {"method": "reload_weights", "kwargs": kwargs})
 
     def generate(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
-        return _rollouts(self.engine, samples, sampling, self.tokenizer)
+        return _rollouts(self.engine, samples, sampling, self.processor)
 
 
 def _rollouts(
-    engine: Engine, samples: Sequence[Sample], sampling: Sampling, tokenizer: Any
+    engine: Engine, samples: Sequence[Sample], sampling: Sampling, processor: Processor
 ) -> list[Rollout]:
     rollouts = []
     for replies in engine.generate(samples, sampling):
         for reply in replies:
-            if reply.text is not None and (ids := reply_token_ids(reply, tokenizer)):
+            if reply.text is not None and (ids := reply_token_ids(reply, processor)):
                 finish = reply.finish or "length"
                 rollouts.append(Rollout(reply.id, reply.generation_index, ids, reply.text, finish))
     return rollouts
 
 
-def reply_token_ids(reply: Reply, tokenizer: Any) -> tuple[int, ...]:
+def reply_token_ids(reply: Reply, processor: Processor) -> tuple[int, ...]:
     """The tokens of a reply, with the end token of one that ended by itself."""
-    ids = reply.token_ids
+    ids, tokenizer = reply.token_ids, processor.tokenizer
     if ids is None:
         # A server that returns no tokens leaves only the text. Tokenized again it may become other
         # tokens than were sampled: the ratio of such a reply is then that of another encoding of
         # the same text, which the clipping bounds.
         ids = tuple(tokenizer(reply.text, add_special_tokens=False)["input_ids"])
     # A checkpoint may name further end tokens besides its tokenizer's.
-    if reply.finish == "stop" and (not ids or ids[-1] not in tokenizer.all_special_ids):
-        return (*ids, tokenizer.eos_token_id)
+    end_ids = processor.tokens.stop_ids.union(tokenizer.all_special_ids)
+    if reply.finish == "stop" and (not ids or ids[-1] not in end_ids):
+        return (*ids, tokenizer.convert_tokens_to_ids(processor.tokens.end_of_turn))
     return ids
 
 
