@@ -167,8 +167,8 @@ def test_a_wrong_folder_or_family_is_one_clear_line(tmp_path: Path, copy: Path) 
         load(str(tmp_path / "nowhere"))
     config = json.loads((copy / "config.json").read_text())
     (copy / "manifest.json").unlink()
-    (copy / "config.json").write_text(json.dumps({**config, "model_type": "qwen2_vl"}))
+    (copy / "config.json").write_text(json.dumps({**config, "model_type": "qwen3_vl_moe"}))
     with pytest.raises(
-        ArtifactError, match=r"'qwen2_vl' is not supported.*did you mean 'qwen2_5_vl'"
+        ArtifactError, match=r"'qwen3_vl_moe' is not supported.*did you mean 'qwen3_vl'"
     ):
         load(str(copy))

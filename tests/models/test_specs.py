@@ -13,7 +13,13 @@ from tests.support.tiny import SMALL, tiny
 @pytest.mark.parametrize(
     "name,billions",
     # totals of the published weights
-    [("Qwen/Qwen2.5-VL-7B-Instruct", 8.29), ("lingshu-medical-mllm/Lingshu-I-8B", 7.94)],
+    [
+        ("Qwen/Qwen2.5-VL-7B-Instruct", 8.29),
+        ("lingshu-medical-mllm/Lingshu-I-8B", 7.94),
+        ("Qwen/Qwen3-VL-8B-Instruct", 8.77),
+        ("google/medgemma-4b-it", 4.30),
+        ("OpenGVLab/InternVL3_5-8B-HF", 8.53),
+    ],
 )
 def test_totals_are_those_of_the_published_weights(name: str, billions: float) -> None:
     model_shapes = load_shapes(name)
