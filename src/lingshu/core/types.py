@@ -300,8 +300,9 @@ class CheckpointOptions:
     of an engine covers them.
     """
 
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    "Numbers that the model computes with: as stored (auto; small ones on a CPU float32), or these."
+    dtype: Literal["auto", "bfloat16", "float32", "int8", "int4"] = "auto"
+    """Numbers that the model computes with: as stored (auto; small ones on a CPU float32), these, or
+    its language model in 8 or 4 bits."""
     max_pixels: int | None = None
     """Pixels that the images of one question may have together, for a model that scales images; by
     default what the checkpoint says, if that fits its context."""

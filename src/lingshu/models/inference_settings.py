@@ -20,6 +20,7 @@ from lingshu.core.types import CheckpointOptions
 from lingshu.models.load import LoadedModel, load
 from lingshu.models.model_spec import PixelBudget
 from lingshu.models.processor import Processor
+from lingshu.models.quantization import Quantization, require_bitsandbytes
 from lingshu.weights.safetensors_io import read_headers
 
 # A model of at most so many parameters computes in float32 on a CPU: 0.4 GB at most.
@@ -41,10 +42,13 @@ class StoredWeights(NamedTuple):
 
 
 class Arithmetic(NamedTuple):
-    """The number type of a model in memory; `note` says where it is not the stored one."""
+    """The number type of a model in memory, and the bits of its language model where these are
+    fewer; `note` says where the type is not the stored one.
+    """
 
     dtype: torch.dtype
     note: str | None = None
+    quantization: Quantization | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def open_model(name: str, options: CheckpointOptions, *, device: str) -> LoadedM
     """
     stored = stored_weights(Path(name)) if Path(name).is_dir() else None
     arithmetic = choose_arithmetic(options, stored, device=device)
-    loaded = load(name, device=device, dtype=arithmetic.dtype)
+    loaded = load(name, device=device, dtype=arithmetic.dtype, quantization=arithmetic.quantization)
     images = choose_image_budget(options, loaded.processor, loaded.model.config)
     return _with_settings(loaded, arithmetic, images, stored)
 
@@ -75,14 +79,18 @@ def _with_settings(
     images: ImageBudget,
     stored: StoredWeights | None,
 ) -> LoadedModel:
-    dtype = str(arithmetic.dtype).removeprefix("torch.")
+    dtype = arithmetic.quantization or str(arithmetic.dtype).removeprefix("torch.")
     settings: dict[str, Any] = {
         "checkpoint": loaded.digest,
         "dtype": dtype,
         **asdict(images.budget),
     }
     changed: dict[str, Any] = {}
-    if stored is None or _TORCH_DTYPES.get(stored.dtype) != arithmetic.dtype:
+    if (
+        arithmetic.quantization
+        or stored is None
+        or _TORCH_DTYPES.get(stored.dtype) != arithmetic.dtype
+    ):
         changed["dtype"] = dtype
     processor = loaded.processor
     if images.budget != processor.budget:
@@ -116,7 +124,13 @@ def choose_arithmetic(
 ) -> Arithmetic:
     """The number type of a model in memory; `stored` is None for a hub id, whose released models are
     in bfloat16.
+
+    Raises:
+        MissingExtraError: 8 or 4 bits without their library.
     """
+    if options.dtype == "int8" or options.dtype == "int4":
+        require_bitsandbytes()
+        return Arithmetic(torch.bfloat16, quantization=options.dtype)
     if options.dtype != "auto":
         return Arithmetic(getattr(torch, options.dtype))
     is_small = stored is not None and stored.n_parameters <= SMALL_PARAMETERS

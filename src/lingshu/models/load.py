@@ -23,6 +23,7 @@ from lingshu.models.checkpoint_tensors import (
     stored_tensors,
 )
 from lingshu.models.processor import Processor, load_processor
+from lingshu.models.quantization import Quantization, loading_arguments
 from lingshu.weights.checkpoint_files import (
     COPY_AGAIN,
     GENERATION_CONFIG,
@@ -87,19 +88,26 @@ def load(
     *,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    quantization: Quantization | None = None,
     revision: str | None = None,
 ) -> LoadedModel:
     """Load a checkpoint folder, or a hub id such as `lingshu-medical-mllm/Lingshu-7B`.
 
+    With `quantization` the weights of the language model are in 8 or 4 bits and `dtype` is that of
+    the others.
+
     Raises:
+        MissingExtraError: the library of the quantization is not installed.
         ArtifactError: the folder or hub id cannot be used; the message says why and what to do.
     """
-    folder, commit_digest = _local_folder(name, revision, with_weights=True)
+    folder, commit_digest = local_folder(name, revision, with_weights=True)
     files, family = open_model_files(folder)
     meta = open_meta_model(files, family)
     checkpoint_digest = commit_digest or files.digest()
-    model = _read_values(files, meta, dtype)
-    model.to(device).eval()
+    quantized = loading_arguments(quantization, family, device=device)
+    model = _read_values(files, meta, dtype, quantized)
+    # Quantized weights are on the device from the start.
+    (model if quantized else model.to(device)).eval()
     processor = load_processor(folder, family, model.config)
     loaded = LoadedModel(model, processor, short_name(name), checkpoint_digest, notes=files.notes)
     files.check_unchanged()
@@ -107,7 +115,9 @@ def load(
     return loaded
 
 
-def _read_values(files: CheckpointFiles, meta: MetaModel, dtype: torch.dtype) -> Any:
+def _read_values(
+    files: CheckpointFiles, meta: MetaModel, dtype: torch.dtype, quantized: Mapping[str, Any]
+) -> Any:
     """The stock model with the values of a checkpoint, tensor by tensor.
 
     transformers is given the configuration and the tensors and no path, so that it finds no other
@@ -130,6 +140,7 @@ def _read_values(files: CheckpointFiles, meta: MetaModel, dtype: torch.dtype) ->
             dtype=dtype,
             trust_remote_code=False,
             output_loading_info=True,
+            **quantized,
         )
     if broken:
         problem = f"{len(broken)} tensors hold values that are not finite numbers (NaN or infinite)"
@@ -179,7 +190,7 @@ def load_on_meta(name: str) -> LoadedModel:
     Raises:
         ArtifactError: as load.
     """
-    folder, _ = _local_folder(name, None, with_weights=True)
+    folder, _ = local_folder(name, None, with_weights=True)
     files, family = open_model_files(folder)
     model = open_meta_model(files, family).model
     processor = load_processor(folder, family, model.config)
@@ -217,16 +228,14 @@ def identify(name: str, *, revision: str | None = None) -> tuple[VisionLanguageF
     Raises:
         ArtifactError: the folder or hub id cannot be used; the message says why and what to do.
     """
-    folder, commit_digest = _local_folder(name, revision, with_weights=False)
+    folder, commit_digest = local_folder(name, revision, with_weights=False)
     if commit_digest is not None:
         return family_of_config(read_config(folder)), commit_digest
     files, family = open_model_files(folder)
     return family, files.digest()
 
 
-def _local_folder(
-    name: str, revision: str | None, *, with_weights: bool
-) -> tuple[Path, str | None]:
+def local_folder(name: str, revision: str | None, *, with_weights: bool) -> tuple[Path, str | None]:
     """The folder of a model; for a hub id its download, and the digest of its commit."""
     if Path(name).is_dir() or not HUB_ID_PATTERN.fullmatch(name):
         return Path(name), None
