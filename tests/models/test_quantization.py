@@ -52,7 +52,7 @@ def question(index: int) -> Sample:
     return Sample(f"q{index}", (user_turn("Is there a lesion? left right", 1),), (image,))
 
 
-def language_linears(model: Any) -> dict[str, torch.nn.Module]:
+def language_linears(model: Any) -> dict[str, Any]:
     linears = model.model.language_model.named_modules()
     return {name: module for name, module in linears if isinstance(module, torch.nn.Linear)}
 
@@ -62,11 +62,12 @@ def language_linears(model: Any) -> dict[str, torch.nn.Module]:
 def test_the_language_model_takes_so_many_bytes_and_the_vision_tower_is_untouched(
     folder: Path, dtype: str, bytes_per_weight: float
 ) -> None:
-    stored, quantized = opened(folder, "bfloat16").model, opened(folder, dtype).model
+    stored: Any = opened(folder, "bfloat16").model
+    quantized: Any = opened(folder, dtype).model
     plain = language_linears(stored)
     assert len(plain) >= 14
     for name, module in language_linears(quantized).items():
-        weight: Any = module.weight
+        weight = module.weight
         assert (
             weight.numel() * weight.element_size() == plain[name].weight.numel() * bytes_per_weight
         )
@@ -110,7 +111,7 @@ def test_a_missing_library_is_one_line_before_anything_is_read(dtype: Any) -> No
 
 
 @needs_library
-def test_compiled_code_of_the_hub_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_kernels_is_hidden_only_during_the_import(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
     from types import ModuleType
 
