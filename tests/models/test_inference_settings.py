@@ -21,7 +21,12 @@ from lingshu.imaging.read import png_bytes
 from lingshu.inference.engines import check_options
 from lingshu.models import inference_settings
 from lingshu.models.export import export
-from lingshu.models.inference_settings import StoredWeights, choose_arithmetic, open_model
+from lingshu.models.inference_settings import (
+    Arithmetic,
+    StoredWeights,
+    choose_arithmetic,
+    open_model,
+)
 from tests.support.tiny import make_image, tiny
 
 AUTO = CheckpointOptions()
@@ -63,7 +68,7 @@ def with_published_pixels(folder: Path) -> Path:
 def test_auto_keeps_the_stored_dtype_and_small_models_on_a_cpu_use_float32(
     stored: StoredWeights | None, device: str, expected: torch.dtype
 ) -> None:
-    assert choose_arithmetic(AUTO, stored, device=device) == (expected, None)
+    assert choose_arithmetic(AUTO, stored, device=device) == Arithmetic(expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -71,7 +76,7 @@ def test_the_dtype_of_the_option_is_used_on_every_device(dtype: str) -> None:
     options = CheckpointOptions(dtype=dtype)  # type: ignore[arg-type]
     for device in ("cpu", "cuda"):
         chosen = choose_arithmetic(options, StoredWeights("F16", 10**10), device=device)
-        assert chosen == (getattr(torch, dtype), None)
+        assert chosen == Arithmetic(getattr(torch, dtype))
 
 
 def test_a_stored_type_that_is_not_computed_with_is_reported() -> None:

@@ -111,7 +111,9 @@ def test_a_missing_library_is_one_line_before_anything_is_read(dtype: Any) -> No
 
 
 @needs_library
-def test_the_package_kernels_is_hidden_only_during_the_import(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_kernels_is_hidden_only_during_the_import(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import sys
     from types import ModuleType
 

@@ -101,7 +101,11 @@ def _with_settings(
         processor=processor,
         digest=digest([loaded.digest, changed]) if changed else loaded.digest,
         settings=settings,
-        notes=(*loaded.notes, *(note for note in (arithmetic.note, images.note) if note)),
+        notes=(
+            *loaded.notes,
+            *loaded.processor.notes,
+            *(note for note in (arithmetic.note, images.note) if note),
+        ),
     )
 
 
