@@ -4,6 +4,7 @@ context, and another digest for every other arithmetic or budget.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +63,10 @@ def with_published_pixels(folder: Path) -> Path:
         (StoredWeights("BF16", 100_000_000), "cpu", torch.float32),
         (StoredWeights("BF16", 100_000_001), "cpu", torch.bfloat16),
         (StoredWeights("BF16", 100), "cuda:1", torch.bfloat16),
-        (None, "cpu", torch.bfloat16),
     ],
 )
 def test_auto_keeps_the_stored_dtype_and_small_models_on_a_cpu_use_float32(
-    stored: StoredWeights | None, device: str, expected: torch.dtype
+    stored: StoredWeights, device: str, expected: torch.dtype
 ) -> None:
     assert choose_arithmetic(AUTO, stored, device=device) == Arithmetic(expected)
 
@@ -87,11 +87,13 @@ def test_a_stored_type_that_is_not_computed_with_is_reported() -> None:
 
 
 def test_the_stored_dtype_has_the_largest_share_of_bytes(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({"norm": torch.zeros(8)}, tmp_path / "a.safetensors")
-    save_file({"weight": torch.zeros(32, dtype=torch.bfloat16)}, tmp_path / "b.safetensors")
-    assert inference_settings.stored_weights(tmp_path) == StoredWeights("BF16", 40)
+    model, processor = tiny("qwen2_5_vl")
+    model = copy.deepcopy(model).to(torch.bfloat16)
+    model.model.language_model.norm.float()
+    export(model, processor, tmp_path / "m", RunCard("test", {}))
+    stored = inference_settings.stored_weights(tmp_path / "m")
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert stored == StoredWeights("BF16", n_parameters)
 
 
 def test_another_dtype_or_budget_is_another_digest(tmp_path: Path) -> None:

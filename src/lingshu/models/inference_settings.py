@@ -17,11 +17,11 @@ import torch
 from lingshu.core.errors import ConfigError
 from lingshu.core.files import digest
 from lingshu.core.types import CheckpointOptions
-from lingshu.models.load import LoadedModel, load
+from lingshu.models.load import LoadedModel, load, local_folder
 from lingshu.models.model_spec import PixelBudget
 from lingshu.models.processor import Processor
 from lingshu.models.quantization import Quantization, require_bitsandbytes
-from lingshu.weights.safetensors_io import read_headers
+from lingshu.weights.checkpoint_files import open_checkpoint
 
 # A model of at most so many parameters computes in float32 on a CPU: 0.4 GB at most.
 SMALL_PARAMETERS = 100_000_000
@@ -64,9 +64,13 @@ def open_model(name: str, options: CheckpointOptions, *, device: str) -> LoadedM
 
     Raises:
         ArtifactError: it cannot be used as a model.
+        MissingExtraError: 8 or 4 bits without their library.
         ConfigError: an option that this model does not have.
     """
-    stored = stored_weights(Path(name)) if Path(name).is_dir() else None
+    if options.dtype in ("int8", "int4"):
+        require_bitsandbytes()  # before anything large is read
+    folder, _ = local_folder(name, None, with_weights=True)
+    stored = stored_weights(folder)
     arithmetic = choose_arithmetic(options, stored, device=device)
     loaded = load(name, device=device, dtype=arithmetic.dtype, quantization=arithmetic.quantization)
     images = choose_image_budget(options, loaded.processor, loaded.model.config)
@@ -77,7 +81,7 @@ def _with_settings(
     loaded: LoadedModel,
     arithmetic: Arithmetic,
     images: ImageBudget,
-    stored: StoredWeights | None,
+    stored: StoredWeights,
 ) -> LoadedModel:
     dtype = arithmetic.quantization or str(arithmetic.dtype).removeprefix("torch.")
     settings: dict[str, Any] = {
@@ -86,11 +90,7 @@ def _with_settings(
         **asdict(images.budget),
     }
     changed: dict[str, Any] = {}
-    if (
-        arithmetic.quantization
-        or stored is None
-        or _TORCH_DTYPES.get(stored.dtype) != arithmetic.dtype
-    ):
+    if arithmetic.quantization or _TORCH_DTYPES.get(stored.dtype) != arithmetic.dtype:
         changed["dtype"] = dtype
     processor = loaded.processor
     if images.budget != processor.budget:
@@ -112,36 +112,28 @@ def _with_settings(
 def stored_weights(folder: Path) -> StoredWeights:
     """
     Raises:
-        ArtifactError: a safetensors file of the folder is damaged.
+        ArtifactError: it is not a model folder, or a file of its weights is damaged.
     """
     n_bytes, n_parameters = Counter[str](), 0
-    for path in sorted(folder.glob("*.safetensors")):
-        for tensor in read_headers(path).values():
-            n_bytes[tensor.dtype] += tensor.size
-            n_parameters += math.prod(tensor.shape)
+    for tensor in open_checkpoint(folder).tensors.values():
+        n_bytes[tensor.dtype] += tensor.size
+        n_parameters += math.prod(tensor.shape)
     [(dtype, _)] = n_bytes.most_common(1) or [("F32", 0)]
     return StoredWeights(dtype, n_parameters)
 
 
 def choose_arithmetic(
-    options: CheckpointOptions, stored: StoredWeights | None, *, device: str
+    options: CheckpointOptions, stored: StoredWeights, *, device: str
 ) -> Arithmetic:
-    """The number type of a model in memory; `stored` is None for a hub id, whose released models are
-    in bfloat16.
-
-    Raises:
-        MissingExtraError: 8 or 4 bits without their library.
-    """
+    """The number type of a model in memory."""
     if options.dtype == "int8" or options.dtype == "int4":
-        require_bitsandbytes()
         return Arithmetic(torch.bfloat16, quantization=options.dtype)
     if options.dtype != "auto":
         return Arithmetic(getattr(torch, options.dtype))
-    is_small = stored is not None and stored.n_parameters <= SMALL_PARAMETERS
-    if is_small and not device.startswith("cuda"):
+    if stored.n_parameters <= SMALL_PARAMETERS and not device.startswith("cuda"):
         return Arithmetic(torch.float32)
-    if stored is None or stored.dtype in _TORCH_DTYPES:
-        return Arithmetic(torch.bfloat16 if stored is None else _TORCH_DTYPES[stored.dtype])
+    if stored.dtype in _TORCH_DTYPES:
+        return Arithmetic(_TORCH_DTYPES[stored.dtype])
     note = f"the weights are stored as {stored.dtype} and computed with in bfloat16"
     return Arithmetic(torch.bfloat16, f"{note}; --dtype float32 rounds nothing.")
 
