@@ -12,6 +12,7 @@ llama-cpp-python, with as many threads.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -173,10 +174,11 @@ def measure(folder: str, dtype: str, tokens: int, threads: int) -> dict[str, flo
 
 def measure_llama_cpp(path: str, tokens: int, threads: int) -> dict[str, float]:
     """In this process: the same for a text prompt in llama.cpp, which has no end token here."""
-    from llama_cpp import Llama  # type: ignore[import-not-found]
-
     start = time.perf_counter()
-    model = Llama(path, n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False)
+    llama_cpp = importlib.import_module("llama_cpp")
+    model = llama_cpp.Llama(
+        path, n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False
+    )
     loaded = time.perf_counter()
     prompt = [5] * 300
     begin = time.perf_counter()

@@ -7,6 +7,7 @@ part of the bytes, and small findings in images depend on them.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 from typing import Any, Literal
@@ -26,7 +27,7 @@ def require_bitsandbytes() -> None:
         MissingExtraError: it or accelerate is not installed.
     """
     try:
-        import accelerate  # noqa: F401
+        importlib.import_module("accelerate")
 
         # On some CPUs bitsandbytes would fetch compiled code from the hub when it is imported and
         # the package `kernels` is installed; its own is used.
@@ -36,7 +37,7 @@ def require_bitsandbytes() -> None:
         # It warns that this code was not found, and in every layer of a type conversion.
         bitsandbytes_log.setLevel(logging.ERROR)
         try:
-            import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
+            importlib.import_module("bitsandbytes")
         except ModuleNotFoundError:
             bitsandbytes_log.setLevel(level)
             raise
