@@ -464,9 +464,8 @@ def check_manifest(
     if not isinstance(files, dict) or not all(
         isinstance(info, dict) and {"bytes", "sha256"} <= info.keys() for info in files.values()
     ):
-        raise ArtifactError(
-            f"{folder / MANIFEST} has no list of files with bytes and sha256; {remedy}"
-        )
+        problem = f"{folder / MANIFEST} has no list of files with bytes and sha256"
+        raise ArtifactError(f"{problem}; {remedy}")
     # Sizes first: a truncated file is found before gigabytes are hashed.
     for name, info in files.items():
         path = folder / name
@@ -481,7 +480,6 @@ def check_manifest(
     hashes = hash_files(paths) if hash_files else map(sha256_file, paths)
     for (name, info), sha256 in zip(files.items(), hashes, strict=True):
         if sha256 != info["sha256"]:
-            raise ArtifactError(
-                f"{folder / name} does not match its sha256 in {MANIFEST}; {remedy}"
-            )
+            problem = f"{folder / name} does not match its sha256 in {MANIFEST}"
+            raise ArtifactError(f"{problem}; {remedy}")
     return files
