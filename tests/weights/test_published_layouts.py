@@ -360,3 +360,55 @@ def test_tokenizers_are_compared_by_their_tokens_whatever_files_hold_them(tmp_pa
     merges.write_text("{}")
     with pytest.raises(ArtifactError, match="its tokenizer cannot be loaded"):
         merge(MergePlan((folders["fast"], folders["end"])), tmp_path / "no", HALF)
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for part in m['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# The same dialogues in other words, as programs rewrite templates.
+RESPELLED = TEMPLATE.replace("m['role']", "m.role").replace("{% for m in", "{%- for m in")
+TEXT_ONLY = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+OTHER = TEMPLATE.replace("<image>", "<image>\n")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ({"chat_template.jinja": TEMPLATE}, {"chat_template.json": RESPELLED}, None),
+        # The layout of Qwen2.5-VL on the hub: the tokenizer has the template of the text model.
+        (
+            {"chat_template.json": TEMPLATE, "tokenizer_config.json": TEXT_ONLY},
+            {"chat_template.jinja": TEMPLATE},
+            None,
+        ),
+        ({"processor_config.json": TEMPLATE}, {"tokenizer_config.json": TEXT_ONLY}, None),
+        ({"chat_template.jinja": TEMPLATE}, {}, None),
+        ({"chat_template.jinja": TEMPLATE}, {"chat_template.json": OTHER}, "template differs"),
+        (
+            {"chat_template.jinja": TEMPLATE},
+            {"chat_template.json": TEMPLATE, "chat_template.jinja": OTHER},
+            r"B holds two chat templates that differ \(chat_template.json and chat_template.jinja",
+        ),
+    ],
+)
+def test_chat_templates_are_compared_by_the_text_that_they_render(
+    tmp_path: Path, first: dict[str, str], second: dict[str, str], message: str | None
+) -> None:
+    state = qwen_state(1)
+    folders = []
+    for label, files in (("a", first), ("b", second)):
+        folder = write(tmp_path / label, qwen_5(), state)
+        for name, text in files.items():
+            is_json = name.endswith(".json")
+            (folder / name).write_text(json.dumps({"chat_template": text}) if is_json else text)
+        folders.append(folder)
+    if message is None:
+        merge(MergePlan(tuple(folders)), tmp_path / "out", HALF)
+    else:
+        with pytest.raises(InputError, match=message):
+            merge(MergePlan(tuple(folders)), tmp_path / "out", HALF)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lingshu.core.errors import ArtifactError, InputError, one_line
+from lingshu.weights.chat_template import ChatTemplate, prove, stored_templates
 from lingshu.weights.checkpoint_files import VOCABULARY_FILES, equal_tensors
 from lingshu.weights.folder import FLOAT_DTYPES, ModelFolder
 from lingshu.weights.safetensors_io import ELEMENT_BYTES, TensorLocation
@@ -92,7 +93,7 @@ def _check_compatible(first: ModelFolder, other: ModelFolder, dtype: DtypePolicy
         *_config_differences(first, other),
         *_tensor_differences(first, tensors, dtype),
         *token_differences,
-        *_template_difference(first.path, other.path),
+        *_template_differences(first, other),
     ]
     if differences:
         more = f"; and {len(differences) - MAX_SHOWN} more" if len(differences) > MAX_SHOWN else ""
@@ -259,7 +260,7 @@ def _tokenizer_differences(first: ModelFolder, other: ModelFolder) -> Iterator[s
 
 
 def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+    return any((folder / name).is_file() for name in VOCABULARY_FILES)
 
 
 def _same_file(left: Path, right: Path) -> bool:
@@ -303,21 +304,25 @@ def _read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} cannot be read as JSON ({error}); copy it again.") from error
 
 
-def _chat_template(folder: Path) -> str | None:
-    """The chat template of a folder, from the first of three files that holds it."""
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        config = _read_json(folder / name)
-        if isinstance(config, dict) and isinstance(config.get("chat_template"), str):
-            return config["chat_template"]
-    return None
-
-
-def _template_difference(first: Path, other: Path) -> Iterator[str]:
-    left, right = _chat_template(first), _chat_template(other)
-    if left is not None and right is not None and left.strip() != right.strip():
-        yield "the chat template differs"
+def _template_differences(first: ModelFolder, other: ModelFolder) -> Iterator[str]:
+    """Dialogues that the two render differently, or a folder with two templates that do."""
+    stored = [stored_templates(folder.path) for folder in (first, other)]
+    if len({template.text for template in (*stored[0], *stored[1])}) <= 1:
+        return
+    used: list[tuple[str, ...]] = []
+    for folder, templates in zip((first, other), stored, strict=True):
+        proofs = [prove(ChatTemplate(at.source, at.text), None) for at in templates if at.text]
+        # One that knows no images counts only where no other does, as in the loader.
+        good = [proof for proof in proofs if proof.problem is None]
+        good = good or [proof for proof in proofs if proof.is_text_only]
+        for proof in good[1:]:
+            if proof.renders != good[0].renders:
+                files = f"{good[0].template.source} and {proof.template.source}"
+                yield f"{folder.label} holds two chat templates that differ ({files}; remove one)"
+        used += [tuple(map(str, proof.renders)) for proof in good[:1]]
+    # Of a template without images only the dialogue of texts, the first, can be compared.
+    if len(used) == 2 and any(left != right for left, right in zip(*used, strict=False)):
+        yield "the chat template differs: it renders the same dialogue to another text"
 
 
 def _notes(first: ModelFolder, other: ModelFolder) -> Iterator[str]:
