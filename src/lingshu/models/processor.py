@@ -1,6 +1,6 @@
 """From messages and images to token ids, labels, positions and pixel values; needs no torchvision.
 
-The stock processors of both families need a video processor, which transformers 5 builds on
+The stock processors of most families need a video processor, which transformers 5 builds on
 torchvision only. This one uses the family's tokenizer and PIL image processor, and its pixels equal
 theirs to the last bit. The chat template is proven when a checkpoint is opened, and the ids of its
 tokens are compared with the rows of the model (weights/chat_template.py, `read_prompt_tokens`).

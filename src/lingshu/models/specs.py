@@ -1,9 +1,9 @@
 """The real configurations of the released models, for planning on a machine that will never hold
 their weights.
 
-Sizes of the 7B and of InternVL3-8B are those of their public config.json files; those of the 32B
-are field knowledge and marked so. Nothing is downloaded: models are built on torch's meta device,
-which has shapes and no values.
+Sizes are those of public config.json files, and the totals those of the published weights; those of
+the 32B are field knowledge and marked so. Nothing is downloaded: models are built on torch's meta
+device, which has shapes and no values.
 """
 
 from __future__ import annotations
