@@ -7,7 +7,9 @@ vocabulary.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -148,11 +150,20 @@ class KVBatch:
             inputs_embeds=model.get_input_embeddings()(tokens_B1),
             attention_mask=self._mask_BL,
             position_ids=position.expand(3, -1, 1) if has_mrope else position,
-            past_key_values=self._cache,
             use_cache=True,
+            **{cache_argument(type(model.model.language_model)): self._cache},
         ).last_hidden_state
         self._next_position_B = self._next_position_B + 1
         self._last_logits_BV = model.lm_head(hidden[:, -1])
+
+
+@functools.cache
+def cache_argument(language_model_class: Any) -> str:
+    """How the installed transformers names keys and values: `cache` from 5.24 on, which warns of the
+    older name.
+    """
+    parameters = inspect.signature(language_model_class.forward).parameters
+    return "cache" if "cache" in parameters else "past_key_values"
 
 
 @torch.inference_mode()
@@ -169,7 +180,9 @@ def prefill(
         inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     # Every layer keeps every column, those with a window too: rows are joined and trimmed by column.
     cache = DynamicCache()
-    output = model.model(**inputs, past_key_values=cache, use_cache=True)
+    output = model.model(
+        **inputs, use_cache=True, **{cache_argument(type(model.model.language_model)): cache}
+    )
     index = torch.tensor(list(prompt_indices), device=model.device)
     cache.batch_select_indices(index)
     # Text continues one position after the largest one of its prompt, in every row of M-RoPE alike.
