@@ -246,6 +246,42 @@ def test_the_environment_is_read_for_secrets_only() -> None:
     assert {name for name in readers - allowed if not name.startswith("train/")} == set()
 
 
+def may_run_foreign_code(code: str) -> list[str]:
+    """Calls that open files of others without a word that their code is not run."""
+    return [
+        f"line {node.lineno}: {node.func.attr}"
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("from_pretrained", "from_config", "pipeline")
+        and not any(
+            keyword.arg == "trust_remote_code"
+            and isinstance(keyword.value, ast.Constant)
+            and keyword.value.value is False
+            for keyword in node.keywords
+        )
+    ]
+
+
+def test_no_call_may_run_the_code_of_a_checkpoint() -> None:
+    faults = {name_of(path): may_run_foreign_code(path.read_text("utf-8")) for path in FILES}
+    assert {name: found for name, found in faults.items() if found} == {}
+
+
+@pytest.mark.parametrize(
+    ("call", "n_faults"),
+    [
+        ("AutoModel.from_pretrained(x)", 1),
+        ("AutoModel.from_pretrained(x, trust_remote_code=True)", 1),
+        ("AutoModel.from_config(x, trust_remote_code=flag)", 1),
+        ("AutoModel.from_pretrained(x, trust_remote_code=False)", 0),
+        ("family.stock_class._from_config(x)", 0),
+    ],
+)
+def test_a_call_that_may_run_code_is_seen(call: str, n_faults: int) -> None:
+    assert len(may_run_foreign_code(call)) == n_faults
+
+
 def torch_free_modules() -> list[str]:
     package_names = (
         "core",

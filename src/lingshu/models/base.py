@@ -255,6 +255,17 @@ def family_of_config(config: Mapping[str, Any]) -> VisionLanguageFamily:
     return family
 
 
+def check_image_steps(image_processor: Any) -> None:
+    """Raise ArtifactError for an image processor that leaves out a step which is always done here."""
+    for step in ("do_resize", "do_rescale", "do_normalize"):
+        if not getattr(image_processor, step, True):
+            problem = f"preprocessor_config.json turns {step} off, which is always done here"
+            raise ArtifactError(f"{problem}; take the file of the model it was made from.")
+    if not isinstance(image_processor.resample, int):
+        problem = f"preprocessor_config.json has resample {image_processor.resample!r}"
+        raise ArtifactError(f"{problem}, not the number of a filter; copy the file again.")
+
+
 def normalize_pixels(image_processor: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """uint8 pixels (... x 3 x height x width) as the floats of the stock image processor.
 

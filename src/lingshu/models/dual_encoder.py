@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lingshu.core.errors import ArtifactError, library_errors
 from lingshu.models.load import no_progress_bars
-from lingshu.weights.checkpoint_files import COPY_AGAIN, read_config
+from lingshu.weights.checkpoint_files import COPY_AGAIN, check_no_adapter, read_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,21 +71,24 @@ def open_dual_encoder(folder: Path) -> DualEncoder:
             f"{folder} holds no config.json; give the folder of an encoder such as CLIP or SigLIP."
         )
     read_config(folder)
+    check_no_adapter(folder)
     torch.set_num_threads(1)
     with no_progress_bars(), library_errors(f"{folder} cannot be opened as an encoder", COPY_AGAIN):
-        stock = {"local_files_only": True, "trust_remote_code": False}
         loaded = transformers.AutoModel.from_pretrained(
             folder,
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
-            **stock,
+            local_files_only=True,
+            trust_remote_code=False,
         )
         model, loading_info = cast("tuple[Any, dict[str, Any]]", loaded)
         image_processor = transformers.AutoImageProcessor.from_pretrained(
-            folder, backend="pil", **stock
+            folder, backend="pil", local_files_only=True, trust_remote_code=False
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **stock)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     if missing := sorted(loading_info["missing_keys"]):
         # transformers would fill them with random numbers.
         raise ArtifactError(

@@ -80,7 +80,10 @@ def open_model_files(folder: Path) -> tuple[CheckpointFiles, VisionLanguageFamil
             are not part of the model, or an unknown family.
     """
     files = open_checkpoint(folder)
-    return files, family_of_config(files.config)
+    try:
+        return files, family_of_config(files.config)
+    except ArtifactError as error:
+        raise ArtifactError(f"{folder}: {error}") from None
 
 
 def load(
@@ -108,7 +111,7 @@ def load(
     model = _read_values(files, meta, dtype, quantized)
     # Quantized weights are on the device from the start.
     (model if quantized else model.to(device)).eval()
-    processor = load_processor(folder, family, model.config)
+    processor = _load_processor(folder, family, model.config)
     loaded = LoadedModel(model, processor, short_name(name), checkpoint_digest, notes=files.notes)
     files.check_unchanged()
     _check_it_answers(loaded, folder)
@@ -193,7 +196,7 @@ def load_on_meta(name: str) -> LoadedModel:
     folder, _ = local_folder(name, None, with_weights=True)
     files, family = open_model_files(folder)
     model = open_meta_model(files, family).model
-    processor = load_processor(folder, family, model.config)
+    processor = _load_processor(folder, family, model.config)
     return LoadedModel(model, processor, short_name(name), "", notes=files.notes)
 
 
@@ -204,7 +207,12 @@ def open_processor(folder: Path) -> Processor:
         ArtifactError: as load.
     """
     files, family = open_model_files(folder)
-    return load_processor(folder, family, read_stock_config(files, family))
+    return _load_processor(folder, family, read_stock_config(files, family))
+
+
+def _load_processor(folder: Path, family: VisionLanguageFamily, config: Any) -> Processor:
+    with library_errors(f"{folder}: its tokenizer or processor cannot be used", COPY_AGAIN):
+        return load_processor(folder, family, config)
 
 
 def empty_meta_copy(model: Any) -> Any:

@@ -25,7 +25,7 @@ from lingshu.core.entities import Span
 from lingshu.core.errors import ArtifactError, InputError, one_line
 from lingshu.core.messages import message_to_json
 from lingshu.core.types import Message
-from lingshu.models.base import Tiles, VisionLanguageFamily
+from lingshu.models.base import Tiles, VisionLanguageFamily, check_image_steps
 from lingshu.models.model_spec import PixelBudget
 from lingshu.models.token_spans import (
     AlignedText,
@@ -427,6 +427,7 @@ def load_processor(
         image_processor = AutoImageProcessor.from_pretrained(
             name, revision=revision, backend="pil", trust_remote_code=False
         )
+        check_image_steps(image_processor)
         family.match_config(image_processor, config)
         budget = family.read_budget(image_processor)
     except ArtifactError as error:

@@ -37,7 +37,7 @@ def label_f1(predicted: frozenset[int], gold: frozenset[int]) -> float:
 def _compute(weights: Path, predictions: Texts, gold: Texts) -> Values:
     package: Any = import_module("f1chexbert.f1chexbert")
     encoder = str(weights / "bert-base-uncased")
-    tokenizer = package.BertTokenizer.from_pretrained(encoder)
+    tokenizer = package.BertTokenizer.from_pretrained(encoder, trust_remote_code=False)
     model = package.bert_labeler(pretrain_path=encoder)
     checkpoint = package.torch.load(weights / "chexbert.pth", map_location="cpu", weights_only=True)
     state = checkpoint["model_state_dict"]
