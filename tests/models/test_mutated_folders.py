@@ -65,7 +65,7 @@ def n_loaded(base: tuple[Path, torch.Tensor], folder: Path, seeds: range) -> int
 def test_some_faults_are_refused_or_harmless(
     base: tuple[Path, torch.Tensor], tmp_path: Path
 ) -> None:
-    assert 0 < n_loaded(base, tmp_path / "model", range(20)) < 20
+    assert 0 < n_loaded(base, tmp_path / "model", range(8)) < 8
 
 
 @pytest.mark.slow

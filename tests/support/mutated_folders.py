@@ -96,9 +96,12 @@ def change_bytes(folder: Path, draw: random.Random) -> str:
 def change_json(folder: Path, draw: random.Random) -> str:
     """One value at any depth of one of the settings takes another type, or goes."""
     path = some_file(folder, draw, "*config.json")
-    whole = json.loads(path.read_text())
-    value, key, trail = whole, None, []
-    while isinstance(value, dict | list) and value and (key is None or draw.random() < 0.7):
+    settings = json.loads(path.read_text())
+    value: Any = settings
+    parent: Any = None
+    key: Any = None
+    trail: list[str] = []
+    while isinstance(value, dict | list) and value and (not trail or draw.random() < 0.7):
         parent = value
         key = draw.choice(sorted(value) if isinstance(value, dict) else range(len(value)))
         trail.append(str(key))
@@ -109,43 +112,43 @@ def change_json(folder: Path, draw: random.Random) -> str:
     else:
         parent[key] = draw.choice(ODD_VALUES)
         what = f"{parent[key]!r}"
-    path.write_text(json.dumps(whole))
+    path.write_text(json.dumps(settings))
     return f"{path.name}: {'.'.join(trail)} {what}"
 
 
 def add_key(folder: Path, draw: random.Random) -> str:
     path = some_file(folder, draw, "*config.json")
-    whole = json.loads(path.read_text())
+    settings = json.loads(path.read_text())
     keys = (
         *("auto_map", "custom_generate", "_attn_implementation", "quantization_config"),
         *("transformers_weights", "fusion_config", "is_decoder", "tie_word_embeddings"),
         *("chat_template", "use_fast", "tokenizer_class", "image_processor_type", "architectures"),
     )
     key = draw.choice(keys)
-    whole[key] = draw.choice(ODD_VALUES)
-    path.write_text(json.dumps(whole))
-    return f"{path.name}: {key} {whole[key]!r}"
+    settings[key] = draw.choice(ODD_VALUES)
+    path.write_text(json.dumps(settings))
+    return f"{path.name}: {key} {settings[key]!r}"
 
 
 def grow_vocabulary(folder: Path, draw: random.Random) -> str:
     n_tokens = draw.choice((1, 5, 1000))
     path = folder / "tokenizer.json"
-    whole = json.loads(path.read_text())
-    start = max(token["id"] for token in whole["added_tokens"]) + 1
+    settings = json.loads(path.read_text())
+    start = max(token["id"] for token in settings["added_tokens"]) + 1
     for number in range(n_tokens):
-        token = {**whole["added_tokens"][0], "id": start + number, "content": f"<new{number}>"}
-        whole["added_tokens"].append(token)
-    path.write_text(json.dumps(whole))
+        token = {**settings["added_tokens"][0], "id": start + number, "content": f"<new{number}>"}
+        settings["added_tokens"].append(token)
+    path.write_text(json.dumps(settings))
     return f"{n_tokens} tokens more"
 
 
 def resize_rows(folder: Path, draw: random.Random) -> str:
     path, change = folder / "config.json", draw.choice((-200, -1, 1, 64))
-    whole = json.loads(path.read_text())
-    for part in (whole, whole.get("text_config", {})):
+    settings = json.loads(path.read_text())
+    for part in (settings, settings.get("text_config", {})):
         if "vocab_size" in part:
             part["vocab_size"] += change
-    path.write_text(json.dumps(whole))
+    path.write_text(json.dumps(settings))
     return f"vocab_size {change:+d}"
 
 
@@ -161,8 +164,8 @@ def add_file(folder: Path, draw: random.Random) -> str:
 
 def edit_index(folder: Path, draw: random.Random) -> str:
     path = folder / INDEX
-    whole = json.loads(path.read_text())
-    weight_map = whole["weight_map"]
+    settings = json.loads(path.read_text())
+    weight_map = settings["weight_map"]
     name = draw.choice(sorted(weight_map))
     values = ("../model-00001-of-00002.safetensors", "/etc/passwd", "model.bin", 3, None, "")
     value = draw.choice((*values, "model-00001-of-00002.safetensors", "other.safetensors"))
@@ -171,11 +174,11 @@ def edit_index(folder: Path, draw: random.Random) -> str:
         "another file": lambda: weight_map.update({name: value}),
         "an unknown tensor": lambda: weight_map.update({"unknown": weight_map[name]}),
         "one file for all": lambda: weight_map.update(dict.fromkeys(weight_map, value)),
-        "no map": lambda: whole.update(weight_map=value),
+        "no map": lambda: settings.update(weight_map=value),
     }
     what = draw.choice(sorted(edits))
     edits[what]()
-    path.write_text(json.dumps(whole))
+    path.write_text(json.dumps(settings))
     return f"{INDEX}: {what} ({name}, {value!r})"
 
 
