@@ -52,8 +52,9 @@ def overview_rows(report: EvaluationReport) -> list[list[str]]:
 def test_the_interval_is_chosen_by_the_data():
     alone, patients = summarize(rows(5, 10)), summarize(rows(5, 10, group=2))
     assert (alone.method, alone.groups) == ("wilson", 10)
-    assert (patients.method, patients.groups) == ("clustered bootstrap", 5)
-    assert summarize([{"id": "a", "value": 0.5, "status": "ok"}]).method == "bootstrap"
+    assert (patients.method, patients.groups) == ("effective wilson", 5)
+    assert summarize([{"id": "a", "value": 0.5, "status": "ok"}]).method == "effective wilson"
+    assert summarize([{"id": "a", "value": -0.5, "status": "ok"}]).method == "bootstrap"
     assert alone.accuracy[1:3] != patients.accuracy[1:3]
     # Every item with a group of its own is independent.
     assert summarize(rows(5, 10, group=1)).accuracy == alone.accuracy
@@ -67,7 +68,7 @@ def test_identical_groups_still_have_an_interval():
     half = [
         {"id": str(i), "value": float(i % 2), "status": "ok", "group": i // 2} for i in range(8)
     ]
-    assert summarize(half).accuracy == pytest.approx((0.5, 0.1155, 0.8845, 8), abs=1e-3)
+    assert summarize(half).accuracy == pytest.approx((0.5, 0.0798, 0.9202, 8), abs=1e-3)
     assert summarize([]).accuracy.value is None
     # Two patients of one and of three questions: as for two items, and so for replies that are all
     # wrong.
@@ -91,7 +92,7 @@ def test_groups_of_a_task_use_its_method():
     assert {
         one.method
         for one in by_facet(result, ["kind"], method=summarize(result).method)["kind"].values()
-    } == {"clustered bootstrap"}
+    } == {"effective wilson"}
 
 
 def test_each_table_names_its_method_and_protocol(tmp_path):
@@ -105,13 +106,11 @@ def test_each_table_names_its_method_and_protocol(tmp_path):
         "".join(build.iterate_html(evaluation_report)),
     ):
         assert (
-            "Protocol: strict. Intervals: Wilson: a; bootstrap over whole groups (below 20:"
-            " Wilson): b. Groups: b 3." in output
+            "Protocol: strict. Intervals: Wilson: a; Wilson for the effective number of items: b."
+            " Groups: b 3." in output
         )
         assert output.count("Protocol: strict.") == 3  # the overview and one facet of each task
-        assert (
-            "Protocol: strict. Intervals: bootstrap over whole groups (below 20: Wilson)." in output
-        )
+        assert "Protocol: strict. Intervals: Wilson for the effective number of items." in output
 
 
 def test_protocols_stand_side_by_side(tmp_path):

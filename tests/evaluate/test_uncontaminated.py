@@ -186,7 +186,7 @@ def test_shared_groups_widen_the_intervals(tmp_path):
         ).tasks[0]
         for group in (False, True)
     )
-    assert grouped.full.method == "clustered bootstrap"
+    assert grouped.full.method == "effective wilson"
     assert grouped.difference.low < alone.difference.low  # type: ignore[operator]
 
 

@@ -430,6 +430,7 @@ def score_row(
 ) -> dict[str, Any]:
     """One SCORES row; `passthrough_fields` are copied from the question, such as groupings."""
     row = {"id": sample_id, **asdict(score)}
+    del row["is_final"]  # it decides how a truncated reply is scored, and is known by its status
     return row | {key: value for key, value in passthrough_fields.items() if key not in row}
 
 

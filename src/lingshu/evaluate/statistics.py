@@ -1,4 +1,4 @@
-"""Wilson and clustered bootstrap intervals, means of groups, and tests of paired differences."""
+"""Wilson, clustered and bootstrap intervals, means of groups, and tests of paired differences."""
 
 from __future__ import annotations
 
@@ -100,25 +100,71 @@ def bootstrap_mean(
     return Interval(value, float(low), float(high), len(values))
 
 
-def small_sample_proportion(values: Sequence[float], groups: Sequence[Hashable]) -> Interval | None:
-    """The mean of values from 0 to 1 in few groups; Wilson's interval for the effective n.
+def clustered_proportion(values: Sequence[float], groups: Sequence[Hashable]) -> Interval | None:
+    """The mean of values from 0 to 1 that come in groups: Wilson's interval for the effective n.
 
-    That number gives the mean its clustered variance, at least that of single items, reduced by the
-    square of z over Student's t for one group fewer (Korn and Graubard, Survey Methodology 24:193,
-    1998, with Wilson's interval as Dean and Pagano, Journal of Survey Statistics and Methodology
-    3:484, 2015, recommend). None with a single group, with 20 or more, where all values are equal,
-    or where one is outside 0 to 1.
+    That number gives the mean its clustered variance, reduced by the square of z over Student's t
+    for one group fewer (Korn and Graubard, Survey Methodology 24:193, 1998, with Wilson's interval
+    as Dean and Pagano, Journal of Survey Statistics and Methodology 3:484, 2015, recommend), and a
+    quarter of an item is added to either side for what few wrong items leave open. With 20 to 100
+    groups a percentile bootstrap misses high accuracies in 6 to 14% of samples, always below
+    (bench/intervals.py has the coverage of both). None with a single group, where all values are
+    equal, or where one is outside 0 to 1.
     """
-    small_sample = _small_sample(values, groups)
-    if small_sample is None or min(values) < 0 or max(values) > 1:
+    n, n_groups = len(values), len(set(groups))
+    if (
+        n_groups < 2
+        or max(values) - min(values) <= ZERO_WIDTH
+        or min(values) < 0
+        or max(values) > 1
+    ):
         return None
-    mean, variance, t = small_sample
-    n_effective = mean * (1 - mean) / variance * (Z_95 / t) ** 2
-    return wilson(mean * n_effective, n_effective)._replace(value=mean, n=len(values))
+    mean = math.fsum(values) / n
+    variance = _clustered_variance(values, groups, mean)
+    n_effective = mean * (1 - mean) / variance * (Z_95 / student_t_95(n_groups - 1)) ** 2
+    low = wilson(max(0.0, mean * n_effective - 0.25), n_effective).low
+    high = wilson(min(n_effective, mean * n_effective + 0.25), n_effective).high
+    return Interval(mean, low, high, n)
+
+
+def _clustered_variance(values: Sequence[float], groups: Sequence[Hashable], mean: float) -> float:
+    """The variance of a mean over groups, at least that of single items.
+
+    Two estimates are averaged where the second is larger: by linearization of a ratio of sums, which
+    groups of unequal size make noisy and too small, and by the correlation inside the groups (its
+    estimate from an analysis of variance).
+    """
+    n = len(values)
+    sums, sizes = group_sums(values, groups)
+    n_groups = len(sizes)
+    linearized = float(((sums - mean * sizes) ** 2).sum()) * n_groups / (n_groups - 1) / n**2
+    of_items = math.fsum((value - mean) ** 2 for value in values) / (n * (n - 1))
+    if n == n_groups:
+        return max(linearized, of_items)
+    between = float((sizes * (sums / sizes - mean) ** 2).sum())
+    within = max(0.0, of_items * n * (n - 1) - between) / (n - n_groups)
+    between /= n_groups - 1
+    mean_square_size = float((sizes**2).sum()) / n
+    typical_size = (n - mean_square_size) / (n_groups - 1)
+    total = between + (typical_size - 1) * within
+    correlation = min(1.0, max(0.0, (between - within) / total)) if total > 0 else 1.0
+    correlated = of_items * (1 + (mean_square_size - 1) * correlation)
+    return max(linearized, (linearized + correlated) / 2, of_items)
+
+
+def student_t_95(degrees: int) -> float:
+    """The 97.5% point of Student's distribution (Abramowitz and Stegun 26.7.5 beyond the table)."""
+    if degrees <= len(T_95):
+        return T_95[degrees - 1]
+    z, inverse = Z_95, 1 / degrees
+    terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96)
+    return z + terms[0] * inverse + terms[1] * inverse**2
 
 
 def small_sample_mean(values: Sequence[float], groups: Sequence[Hashable]) -> Interval | None:
-    """The mean with Student's interval; None as for small_sample_proportion."""
+    """The mean with Student's interval; None with one group, with 20 or more, and where all values
+    are equal.
+    """
     small_sample = _small_sample(values, groups)
     if small_sample is None:
         return None

@@ -10,20 +10,19 @@ from typing import Any, Literal
 from lingshu.core.stats import Interval, wilson
 from lingshu.core.types import STATUSES
 from lingshu.evaluate.statistics import (
-    SMALL_SAMPLE_GROUPS,
     bootstrap_mean,
-    small_sample_proportion,
+    clustered_proportion,
     wilson_fallback,
 )
 from lingshu.scoring.rubric import NEEDS_JUDGE
 
 Row = Mapping[str, Any]  # one row of a SCORES file
-Method = Literal["wilson", "bootstrap", "clustered bootstrap"]
+Method = Literal["wilson", "effective wilson", "bootstrap"]
 METHODS: Mapping[Method, str] = {
     "wilson": "Wilson",
-    # See statistics.small_sample_proportion.
-    "bootstrap": f"bootstrap over items (below {SMALL_SAMPLE_GROUPS}: Wilson)",
-    "clustered bootstrap": f"bootstrap over whole groups (below {SMALL_SAMPLE_GROUPS}: Wilson)",
+    # See statistics.clustered_proportion.
+    "effective wilson": "Wilson for the effective number of items",
+    "bootstrap": "bootstrap over whole groups",
 }
 UNPARSED_STATUSES = ("unparsed", "refused", "empty", "multiple")
 NEEDS_JUDGE_LABEL = "needs a judge: not scored"
@@ -58,6 +57,11 @@ class Summary:
     def n_unread(self) -> int:
         """How many replies could not be read; they count as not right."""
         return sum(self.statuses[status] for status in UNPARSED_STATUSES)
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether items share a patient, study or image."""
+        return self.groups < self.n
 
     @property
     def method_text(self) -> str:
@@ -108,10 +112,15 @@ def is_unscored(row: Row) -> bool:
 
 
 def choose_interval_method(rows: Sequence[Row]) -> Method:
-    """Clustered where any two rows share a group, Wilson where all are right or wrong."""
-    if len({group_key(row) for row in rows}) < len(rows):
-        return "clustered bootstrap"
-    return "wilson" if all(row_value(row) in (0.0, 1.0) for row in rows) else "bootstrap"
+    """Wilson for single right or wrong answers, for their effective number where rows share a group
+    or have parts of a point, a bootstrap for values outside 0 to 1.
+    """
+    values = list(map(row_value, rows))
+    if any(not 0.0 <= value <= 1.0 for value in values):
+        return "bootstrap"
+    is_single = len({group_key(row) for row in rows}) == len(rows)
+    is_binary = all(value in (0.0, 1.0) for value in values)
+    return "wilson" if is_single and is_binary else "effective wilson"
 
 
 def group_key(row: Row) -> Hashable:
@@ -129,8 +138,8 @@ def _interval(rows: Sequence[Row], method: Method) -> Interval:
     if method == "wilson":
         return wilson(int(sum(values)), len(values))
     groups = [group_key(row) for row in rows]
-    if small := small_sample_proportion(values, groups):
-        return small
+    if method == "effective wilson" and (interval := clustered_proportion(values, groups)):
+        return interval
     # Values of rubrics may be negative; their mean is clipped to 0..1, after averaging.
     mean = bootstrap_mean(values, groups)
     value, low, high = (None if x is None else min(1.0, max(0.0, x)) for x in mean[:3])
