@@ -143,8 +143,13 @@ def open_tensors(conversion: Conversion, out: Path, stack: ExitStack) -> TensorS
 
 
 @contextmanager
-def _foreign(path: Path) -> Iterator[None]:
-    """Turn whatever a foreign file makes a library raise into one line that names it."""
+def foreign_settings(path: Path) -> Iterator[None]:
+    """Turn whatever settings of another program make a library raise into one line that names
+    their file or folder.
+
+    Raises:
+        ArtifactError: in place of any other exception.
+    """
     try:
         with quiet_transformers():
             yield
@@ -169,7 +174,7 @@ def read_settings(folder: Path) -> CheckpointSettings:
     generation = _read_generation(folder)
     if config.get("model_type") == ORIGINAL_INTERNVL:
         family = family_of("internvl")
-        with _foreign(file):
+        with foreign_settings(file):
             original = read_original(folder, config, family)
         stated = config["llm_config"].get("tie_word_embeddings") is False
         return CheckpointSettings(
@@ -185,9 +190,9 @@ def read_settings(folder: Path) -> CheckpointSettings:
     has_safetensors = any(folder.glob("*.safetensors"))
     config = open_checkpoint(folder).config if has_safetensors else read_config(folder)
     family = family_of(str(config.get("model_type")))
-    with _foreign(file):
+    with foreign_settings(file):
         stock = family.stock_class.config_class.from_dict(dict(config))
-    with _foreign(folder):
+    with foreign_settings(folder):
         processor = load_processor(folder, family, stock)
     layout, stated = family.model_type, stock.tie_word_embeddings is False
     notes = processor.notes
@@ -213,7 +218,7 @@ def plan_tensors(
     """
     config, family = settings.config, settings.family
     _tie(config, tied=False)
-    with _foreign(folder / "config.json"), torch.device("meta"):
+    with foreign_settings(folder / "config.json"), torch.device("meta"):
         model = family.stock_class._from_config(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     tensors = {

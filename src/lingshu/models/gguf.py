@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,12 +17,13 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from lingshu.core.errors import ArtifactError, MissingExtraError
+from lingshu.core.errors import ArtifactError, MissingExtraError, one_line
 from lingshu.core.files import atomic_folder, storage_errors, write_manifest
 from lingshu.core.run_card import RunCard, write_run_card
 from lingshu.models.convert import (
     CheckpointSettings,
     Conversion,
+    foreign_settings,
     open_tensors,
     plan_tensors,
     read_settings,
@@ -68,7 +70,8 @@ def export_gguf(conversion: Conversion, out: Path, *, gguf_type: GgufType = "bf1
     gguf = _gguf()
     with ExitStack() as stack:
         settings = read_settings(conversion.source)
-        _check_settings(conversion.source, settings)
+        with foreign_settings(conversion.source):
+            _check_settings(conversion.source, settings)
         source = open_tensors(conversion, out, stack)
         plans, _ = plan_tensors(conversion.source, settings, source)
         text, vision = _name_tensors(gguf, settings.config, plans, source.tensors)
@@ -79,10 +82,9 @@ def export_gguf(conversion: Conversion, out: Path, *, gguf_type: GgufType = "bf1
             for file, tensors in zip(files, (text, vision), strict=True):
                 writer = gguf.GGUFWriter(None, "qwen2vl" if tensors is text else "clip")
                 writer.add_name(name)
-                if tensors is text:
-                    _add_text_keys(gguf, writer, settings, gguf_type)
-                else:
-                    _add_vision_keys(gguf, writer, settings, gguf_type)
+                add_keys = _add_text_keys if tensors is text else _add_vision_keys
+                with foreign_settings(conversion.source):
+                    add_keys(gguf, writer, settings, gguf_type)
                 written = _Tensors(gguf, writer, source, gguf_type)
                 written.write(temporary / file, tensors)
                 for key, value in written.counts.items():
@@ -136,6 +138,11 @@ def _check_settings(folder: Path, settings: CheckpointSettings) -> None:
             False,
         ),
     }
+    processor = settings.processor.image_processor
+    for key in ("image_mean", "image_std"):
+        values = getattr(processor, key)
+        is_number = [isinstance(value, int | float) and abs(value) < 1e6 for value in values]
+        required[f"numbers in {key}"] = (sum(is_number), 3)
     for key, (value, supported) in required.items():
         if value != supported:
             problem = (
@@ -275,8 +282,8 @@ def _add_vision_keys(
     writer.add_vision_attention_layernorm_eps(1e-6)  # fixed in the stock class
     writer.add_vision_min_pixels(processor.budget.min_pixels)
     writer.add_vision_max_pixels(processor.budget.max_pixels)
-    writer.add_vision_image_mean(list(processor.image_processor.image_mean))
-    writer.add_vision_image_std(list(processor.image_processor.image_std))
+    writer.add_vision_image_mean([float(value) for value in processor.image_processor.image_mean])
+    writer.add_vision_image_std([float(value) for value in processor.image_processor.image_std])
 
 
 class _Tensors:
@@ -309,8 +316,7 @@ class _Tensors:
         with storage_errors(path), single_thread():
             self.writer.write_header_to_file(path)
             try:
-                self.writer.write_kv_data_to_file()
-                self.writer.write_ti_data_to_file()
+                self._write_keys(path)
                 (file,) = self.writer.fout
                 self.writer.write_padding(file, file.tell())
                 for plan, kind in zip(plans, types, strict=True):
@@ -318,6 +324,14 @@ class _Tensors:
                     self.writer.write_padding(file, n_bytes)
             finally:
                 self.writer.close()
+
+    def _write_keys(self, path: Path) -> None:
+        try:
+            self.writer.write_kv_data_to_file()
+            self.writer.write_ti_data_to_file()
+        except (TypeError, ValueError, OverflowError, struct.error) as error:
+            problem = f"a setting of the checkpoint has no place in {path.name}"
+            raise ArtifactError(f"{problem} ({one_line(error)}); download it again.") from error
 
     def _blocks(self, plan: TensorPlan, kind: GgufType) -> Iterator[bytes]:
         for _, _, values in read_blocks(plan, self.source):
