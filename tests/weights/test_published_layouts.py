@@ -239,6 +239,16 @@ def test_a_configuration_that_its_class_refuses_is_one_line(tmp_path: Path) -> N
             merge(MergePlan((a, b)), tmp_path / "out", HALF)
 
 
+def test_a_configuration_that_builds_no_model_is_one_line(tmp_path: Path) -> None:
+    state = qwen_state(1) | {"more": torch.zeros(1)}
+    config = qwen_5()
+    config["text_config"]["hidden_act"] = "unknown"
+    a = write(tmp_path / "a", config, qwen_state(1))
+    b = write(tmp_path / "b", config, state)
+    with pytest.raises(ArtifactError, match=r"config.json cannot be used"):
+        merge(MergePlan((a, b)), tmp_path / "out", HALF)
+
+
 def test_a_tensor_stored_under_two_names_is_refused(tmp_path: Path) -> None:
     state = qwen_state(1)
     a = write(tmp_path / "a", qwen_5(), state)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lingshu.core.errors import ArtifactError, InputError, one_line
+from lingshu.core.errors import ArtifactError, InputError, library_errors
 from lingshu.weights.chat_template import ChatTemplate, prove, stored_templates
 from lingshu.weights.checkpoint_files import VOCABULARY_FILES, equal_tensors
 from lingshu.weights.folder import FLOAT_DTYPES, ModelFolder
@@ -121,7 +121,8 @@ def _with_names_of(first: ModelFolder, other: ModelFolder) -> ModelFolder:
     if not is_unique or not rest <= {"lm_head.weight"}:
         # Not only the outer modules have other names: ask the class, which takes two seconds.
         config = stock_config(first.config, first)
-        model = meta_model(config) if config is not None else None
+        with library_errors(f"{first}: config.json cannot be used", "download the folder again"):
+            model = meta_model(config) if config is not None else None
         if model is not None:
             names = [_class_names(model, folder) for folder in (first, other)]
         elif not is_unique:
@@ -281,13 +282,9 @@ def _same_file(left: Path, right: Path) -> bool:
 def _load_tokenizer(folder: ModelFolder) -> Any:
     from transformers import AutoTokenizer
 
-    try:
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
-    # transformers and tokenizers raise whatever is at hand for foreign files.
-    except Exception as error:
-        problem = f"its tokenizer cannot be loaded ({one_line(error)[:200]})"
-        raise ArtifactError(f"{folder}: {problem}; download the folder again.") from error
+    what = f"{folder}: its tokenizer cannot be loaded"
+    with library_errors(what, "download the folder again"), quiet_transformers():
+        return AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
 
 
 def _merges(tokenizer: Any) -> object:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
-from lingshu.core.errors import ArtifactError, one_line
+from lingshu.core.errors import library_errors
 from lingshu.weights.checkpoint_files import without_code_keys
 
 # Fields of a configuration that do not change what a model computes: how it was written, names,
@@ -57,13 +57,9 @@ def stock_config(config: Mapping[str, Any], where: object) -> Any:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         return None
-    try:
-        with quiet_transformers():
-            return CONFIG_MAPPING[model_type].from_dict(without_code_keys(deepcopy(dict(config))))
-    # The classes check types and sizes with whatever exception is at hand.
-    except Exception as error:
-        problem = f"config.json is not one of a {model_type} model ({one_line(error)[:200]})"
-        raise ArtifactError(f"{where}: {problem}; download the folder again.") from error
+    what = f"{where}: config.json is not one of a {model_type} model"
+    with library_errors(what, "download the folder again"), quiet_transformers():
+        return CONFIG_MAPPING[model_type].from_dict(without_code_keys(deepcopy(dict(config))))
 
 
 def config_ties_head(config: Mapping[str, Any], where: object) -> bool:
