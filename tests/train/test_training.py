@@ -16,6 +16,7 @@ from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ from lingshu.core.run_card import RunCard
 from lingshu.core.types import Drop, Image, Message, Meta, Sample
 from lingshu.imaging.read import png_bytes
 from lingshu.models.export import export
+from lingshu.models.inference_settings import stored_weights
 from lingshu.models.load import load
 from lingshu.sources import phantom
 from lingshu.train.batching import GroupedPlan
@@ -584,3 +586,29 @@ def test_invalid_configurations_are_refused() -> None:
         LearningRates()
     with pytest.raises(ConfigError, match="did you mean 'captions'"):
         TrainConfig("x", "model", (replace(stage, data=("caption",)),), {"captions": None})
+
+
+@pytest.mark.parametrize(
+    ("stored", "option", "expected"),
+    [("BF16", "auto", "BF16"), ("BF16", "float32", "F32"), ("F32", "bfloat16", "BF16")],
+)
+def test_the_checkpoint_has_the_dtype_of_its_start_or_of_the_option(
+    stored: str, option: Literal["auto", "float32", "bfloat16"], expected: str, tmp_path: Path
+) -> None:
+    model, processor = tiny("qwen2_5_vl")
+    model = copy.deepcopy(model)
+    start = tmp_path / "start"
+    export(
+        model.to(torch.bfloat16 if stored == "BF16" else torch.float32),
+        processor,
+        start,
+        RunCard("test", {}),
+    )
+    config = small_config(tmp_path, steps=2)
+    config = replace(
+        config, model=str(start), stages=config.stages[:1], save_every=10, export_dtype=option
+    )
+    train(config, tmp_path / "run")
+    assert stored_weights(tmp_path / "run" / "checkpoint").dtype == expected
+    saved = json.loads((tmp_path / "run" / "checkpoint" / "config.json").read_text())
+    assert saved["dtype"] == {"BF16": "bfloat16", "F32": "float32"}[expected]

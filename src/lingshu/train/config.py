@@ -288,6 +288,8 @@ class TrainConfig:
     interrupted run resumes from; a stage stops when more than `max_skipped_steps` of its steps gave
     a non-finite loss or gradient (they are skipped and counted); `cache_mb` bounds the scaled
     images kept in memory; `report_to` names experiment trackers that also get the log.
+    `export_dtype` is the type that the final checkpoint is stored in: that of the checkpoint it
+    started from (auto; float32 for a tiny model built by the run), or another.
     """
 
     name: str
@@ -307,6 +309,7 @@ class TrainConfig:
     tensorboard: bool = True
     report_to: tuple[Literal["wandb", "trackio", "mlflow"], ...] = ()
     sharding: Sharding = field(default_factory=Sharding)
+    export_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]

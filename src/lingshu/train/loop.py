@@ -35,7 +35,8 @@ from lingshu.core.errors import ConfigError, TrainingError
 from lingshu.core.files import read_json, write_json
 from lingshu.core.run_card import RUN_CARD, RunCard, write_run_card
 from lingshu.models.export import export
-from lingshu.models.load import LoadedModel, load, load_on_meta
+from lingshu.models.inference_settings import stored_weights
+from lingshu.models.load import LoadedModel, load, load_on_meta, local_folder
 from lingshu.models.model_spec import TinyModel
 from lingshu.models.tiny import build_tiny
 from lingshu.train.batching import BatchSource, supervised_batches
@@ -61,6 +62,7 @@ from lingshu.train.log import (
 from lingshu.train.lora import inject_adapters, merge_adapters, save_adapter
 from lingshu.train.step import StepResult, Trainer, build_trainer
 from lingshu.train.weight_sync import unsharded_model
+from lingshu.weights.base import TORCH_DTYPES
 
 DATA_FILE = "data.json"
 LOSS_WINDOW = 20  # a stage's first and last loss are means over this many steps at most
@@ -171,25 +173,36 @@ def _train_stages(run: RunContext, summaries: list[StageSummary]) -> None:
         summaries.append(summary)
         drop_examples += drops
         card = _build_run_card(run, summaries, drop_examples)
-        folder = out / "checkpoint"
-        if index < len(config.stages) - 1:
-            folder = stage_folder(out, index, config.stages[index].name)
-        dist_context.run_on_main(partial(_finish_stage, out, trained, folder, summaries, card))
+        dist_context.run_on_main(partial(_finish_stage, run, index, trained, summaries, card))
     card = _build_run_card(run, summaries, drop_examples)
     dist_context.run_on_main(lambda: write_run_card(out, card))
     dist_context.run_on_main(lambda: shutil.rmtree(out / "state", ignore_errors=True))
 
 
 def _finish_stage(
-    out: Path,
+    run: RunContext,
+    stage_index: int,
     trained: LoadedModel | None,
-    folder: Path,
     summaries: Sequence[StageSummary],
     card: RunCard,
 ) -> None:
     assert trained is not None  # the process that writes has the full model
+    stages, folder = run.config.stages, run.out / "checkpoint"
+    if stage_index < len(stages) - 1:
+        # The next stage continues from every bit of these weights.
+        folder = stage_folder(run.out, stage_index, stages[stage_index].name)
+    else:
+        trained.model.to(_export_dtype(run))
     export(trained.model, trained.processor, folder, card)
-    write_json(out / SUMMARY_FILE, {"stages": [asdict(s) for s in summaries]})
+    write_json(run.out / SUMMARY_FILE, {"stages": [asdict(s) for s in summaries]})
+
+
+def _export_dtype(run: RunContext) -> torch.dtype:
+    """The type that the final checkpoint is stored in."""
+    if run.config.export_dtype != "auto":
+        return getattr(torch, run.config.export_dtype)
+    start, _ = local_folder(run.start_folder(0), None, with_weights=True)
+    return TORCH_DTYPES[stored_weights(start).dtype]
 
 
 def check_distributed(config: TrainConfig, dist_context: DistributedContext) -> None:
