@@ -196,3 +196,12 @@ def test_only_an_image_that_is_scaled_down_is_reported(tmp_path: Path) -> None:
     assert replies["1"].scaled_images == (
         "image 1 has 448 x 448 pixels and is shown with 12,544 of 200,704 (112 x 112).",
     )
+
+
+def test_a_prompt_beyond_the_context_is_an_error_of_its_sample_alone(tmp_path: Path) -> None:
+    folder = folder_of("qwen2_5_vl", tmp_path / "m", max_positions=64)
+    engine = hf.load(str(folder), EngineOptions())
+    samples = [Sample(str(n), (user_turn("left " * n, 0),), ()) for n in (2, 200)]
+    replies = {r.id: r for batch in engine.generate(samples, Sampling(2)) for r in batch}
+    assert replies["2"].error is None
+    assert "more than the 64 of this model" in (replies["200"].error or "")

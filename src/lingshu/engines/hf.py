@@ -52,6 +52,7 @@ from lingshu.imaging.read import ShardReader
 from lingshu.models.generation import (
     IncrementalDetokenizer,
     KVBatch,
+    context_length,
     decode_reply,
     encode_sample,
     model_inputs,
@@ -198,9 +199,16 @@ class HfEngine:
         if sample.answered:
             return ALREADY_ANSWERED
         try:
-            return PreparedSample(sample, self._encode(sample))
+            prepared = PreparedSample(sample, self._encode(sample))
         except (ImageError, InputError) as error:
             return one_line(error)
+        n_tokens, limit = len(prepared.encoded), context_length(self.loaded)
+        if n_tokens > limit:
+            return (
+                f"the prompt has {n_tokens} tokens, more than the {limit} of this model; show fewer"
+                " or smaller images (--max-pixels, --max-tiles)"
+            )
+        return prepared
 
     def _answer(self, prepared: Sequence[PreparedSample], sampling: Sampling) -> list[Reply]:
         """Prefill each distinct prompt once, then decode one row for each sample and generation."""
@@ -336,7 +344,7 @@ class ContinuousBatchingEngine:
         self.model, self.digest = loaded.name, loaded.digest
         self.notes, self.settings = loaded.notes, loaded.settings
         self._loaded, self._batch_size = loaded, batch_size
-        self._max_context = int(loaded.model.config.get_text_config().max_position_embeddings)
+        self._max_context = context_length(loaded)
         self._stop_token_ids = stop_token_ids(loaded)
         self._ready: deque[_SequenceState] = deque()
         self._sequences: list[_SequenceState] = []

@@ -58,6 +58,11 @@ def _scaled_images(sizes: Sequence[tuple[int, int]], tiles: Sequence[Tiles]) -> 
             )
 
 
+def context_length(loaded: LoadedModel) -> int:
+    """The number of tokens that the positions of a model are made for."""
+    return int(loaded.model.config.get_text_config().max_position_embeddings)
+
+
 def stop_token_ids(loaded: LoadedModel) -> frozenset[int]:
     """The tokens that end a reply, by the tokenizer, the chat template and the generation settings."""
     eos = loaded.model.generation_config.eos_token_id
