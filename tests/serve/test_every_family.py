@@ -30,7 +30,7 @@ def test_a_question_is_answered_the_same_by_ask_and_by_the_server(
     image.write_bytes(png_bytes(make_image(0)))
     question = "Is there a lesion?"
     assert main(["ask", str(folder), question, str(image), "--max-tokens", "6"]) == 0
-    asked = capsys.readouterr().out
+    printed = capsys.readouterr().out
     uri = f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}"
     content = [
         {"type": "image_url", "image_url": {"url": uri}},
@@ -39,5 +39,5 @@ def test_a_question_is_answered_the_same_by_ask_and_by_the_server(
     engine = ContinuousBatchingEngine(load(str(folder)), batch_size=2)
     with contextlib.closing(engine), serving(engine) as client:
         served = client.chat(content, max_tokens=6, temperature=0).json
-    assert served["choices"][0]["message"]["content"].strip() == asked.strip()
+    assert served["choices"][0]["message"]["content"].strip() == printed.strip()
     assert served["usage"]["completion_tokens"] >= 1
