@@ -59,6 +59,29 @@ def test_greedy_replies_equal_stock_generation(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_repetition_penalty_is_that_of_stock_generation(family: str) -> None:
+    model, processor = tiny(family)
+    loaded = LoadedModel(model, processor, "tiny", "digest", {"repetition_penalty": 4.0})
+    samples = [question(index) for index in range(3)]
+    results = replies(HfEngine(loaded, batch_size=3), samples, Sampling(max_tokens=8))
+    for index, sample in enumerate(samples):
+        tiles = processor.tiles([make_image(index, 56 + 30 * (index % 3), 56)])
+        batch = processor.collate([processor.encode(sample.messages, tiles)], pad="left")
+        inputs = {k: v for k, v in batch.items() if k not in ("labels", "position_ids")}
+        out = model.generate(
+            **inputs,
+            max_new_tokens=8,
+            do_sample=False,
+            suppress_tokens=processor.never_sampled,
+            repetition_penalty=4.0,
+        )
+        new = out[0, inputs["input_ids"].shape[1] :].tolist()
+        assert list(results[sample.id, 0].token_ids or ()) == new
+    plain = replies(engine(family), samples, Sampling(max_tokens=8))
+    assert any(plain[key].token_ids != results[key].token_ids for key in plain)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_reply_ends_at_every_end_token_that_the_checkpoint_names(family: str) -> None:
     model, processor = tiny(family)
     sampling = Sampling(max_tokens=6)

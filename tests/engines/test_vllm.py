@@ -15,12 +15,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingshu.core.errors import EngineError, MissingExtraError
+from lingshu.core.errors import ConfigError, EngineError, MissingExtraError
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Engine, EngineOptions, Image, Message, Reply, Sample, Sampling
+from lingshu.core.types import (
+    CheckpointOptions,
+    Engine,
+    EngineOptions,
+    Image,
+    Message,
+    Reply,
+    Sample,
+    Sampling,
+    VllmOptions,
+)
 from lingshu.engines.vllm import load_vllm
 from lingshu.imaging.read import encode_png
 from lingshu.inference.engines import engine_name, open_engine
+from lingshu.models.load import open_processor
 
 
 @dataclass
@@ -30,6 +41,8 @@ class Params:
     top_p: float
     seed: int
     logit_bias: dict[int, float]
+    stop_token_ids: list[int]
+    repetition_penalty: float
 
 
 @dataclass
@@ -43,14 +56,14 @@ class Llm:
     conversations_seen: list[list[dict]] = field(default_factory=list)
     params: list[Params] = field(default_factory=list)
     gpu_memory_utilization: float | None = None
+    tensor_parallel_size: int = 1
+    data_parallel_size: int = 1
+    max_model_len: int | None = None
+    enforce_eager: bool = False
+    chat_templates: list[str] = field(default_factory=list)
     reloaded: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     cleared_caches: list[str] = field(default_factory=list)
     reset_succeeds: bool = True
-
-    def get_tokenizer(self) -> Any:
-        return SimpleNamespace(
-            get_vocab=lambda: {"<|image_pad|>": 7, "<|vision_start|>": 5, "yes": 1}
-        )
 
     @property
     def llm_engine(self) -> Any:
@@ -71,13 +84,19 @@ class Llm:
         return self.reset_succeeds
 
     def chat(
-        self, conversations: Sequence[list[dict]], params: Sequence[Params], *, use_tqdm: bool
+        self,
+        conversations: Sequence[list[dict]],
+        params: Sequence[Params],
+        *,
+        use_tqdm: bool,
+        chat_template: str,
     ) -> list[Any]:
         assert len(conversations) == len(params) and not use_tqdm
         if any("too long" in str(turns) for turns in conversations):
             raise ValueError("the prompt is longer than the model's 10 tokens")
         self.conversations_seen += conversations
         self.params += params
+        self.chat_templates.append(chat_template)
         completion = SimpleNamespace(text="ok", token_ids=[1, 2], finish_reason="stop")
         return [
             SimpleNamespace(outputs=[completion], prompt_token_ids=[0] * 9) for _ in conversations
@@ -142,10 +161,60 @@ def test_a_sample_becomes_a_chat_and_its_outcome_a_reply(fake_vllm, checkpoint) 
     assert len({params.seed for params in llm.params}) == 3
 
 
-def test_tokens_that_stand_for_pixels_are_never_sampled(fake_vllm) -> None:
+def test_tokens_that_stand_for_pixels_are_never_sampled(fake_vllm, checkpoint) -> None:
     engine, (llm,) = fake_vllm
     list(engine.generate([Sample("a", (user_turn("?", 0),))], Sampling()))
-    assert llm.params[0].logit_bias[7] == -100.0 and 1 not in llm.params[0].logit_bias
+    assert llm.params[0].logit_bias == dict.fromkeys(
+        open_processor(checkpoint).never_sampled, -100.0
+    )
+
+
+def test_vllm_gets_the_template_and_the_end_tokens_of_the_checkpoint(fake_vllm, checkpoint) -> None:
+    engine, (llm,) = fake_vllm
+    list(engine.generate([Sample("a", (user_turn("?", 0),))], Sampling()))
+    processor = open_processor(checkpoint)
+    assert llm.chat_templates == [processor.template.text]
+    assert llm.params[0].stop_token_ids == sorted(processor.tokens.stop_ids)
+    assert llm.params[0].repetition_penalty == 1  # also where generation_config.json has another
+    assert engine.notes == processor.notes
+
+
+def test_options_reach_vllm_and_change_the_identity(fake_vllm, checkpoint, tmp_path) -> None:
+    engine, llms = fake_vllm
+    (tmp_path / "brief.jinja").write_text("Be brief.\n" + open_processor(checkpoint).template.text)
+    options = EngineOptions(
+        vllm=VllmOptions(
+            tensor_parallel_size=2,
+            data_parallel_size=4,
+            gpu_memory_utilization=0.7,
+            max_model_len=4096,
+            enforce_eager=True,
+            stop_token_ids=(3,),
+        ),
+        checkpoint=CheckpointOptions(
+            chat_template=str(tmp_path / "brief.jinja"), repetition_penalty=1.05
+        ),
+    )
+    other = open_engine(f"vllm:{checkpoint}", options)
+    list(other.generate([Sample("a", (user_turn("?", 0),))], Sampling()))
+    llm = llms[-1]
+    assert (llm.tensor_parallel_size, llm.data_parallel_size, llm.max_model_len) == (2, 4, 4096)
+    assert (llm.gpu_memory_utilization, llm.enforce_eager) == (0.7, True)
+    assert llm.params[0].repetition_penalty == 1.05 and 3 in llm.params[0].stop_token_ids
+    assert llm.chat_templates[0].startswith("Be brief.")
+    assert other.digest != engine.digest
+
+
+@pytest.mark.parametrize("model", ["echo", "http://127.0.0.1:9/v1#m", "some/model"])
+def test_options_of_vllm_are_refused_for_other_engines(model: str) -> None:
+    with pytest.raises(ConfigError, match="--vllm options"):
+        open_engine(model, EngineOptions(vllm=VllmOptions(tensor_parallel_size=2)))
+
+
+@pytest.mark.parametrize("values", [{"tensor_parallel_size": 0}, {"gpu_memory_utilization": 1.5}])
+def test_impossible_options_of_vllm_are_refused(values) -> None:
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        VllmOptions(**values)
 
 
 def test_new_weights_replace_the_old_ones_completely(fake_vllm, checkpoint) -> None:
@@ -157,7 +226,7 @@ def test_new_weights_replace_the_old_ones_completely(fake_vllm, checkpoint) -> N
     with pytest.raises(EngineError, match="prefixes computed with the old weights"):
         engine.reload(checkpoint)
     assert llm.gpu_memory_utilization is None
-    load_vllm(str(checkpoint), gpu_memory_utilization=0.3)
+    load_vllm(str(checkpoint), VllmOptions(gpu_memory_utilization=0.3))
 
 
 def test_tokens_are_returned_for_training(fake_vllm) -> None:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from lingshu.core.errors import ConfigError, ImageError, InputError
+from lingshu.core.errors import ArtifactError, ConfigError, ImageError, InputError
+from lingshu.core.run_card import RunCard
 from lingshu.core.types import Message, Role
+from lingshu.models.export import export
 from lingshu.models.model_spec import PixelBudget
-from lingshu.models.processor import IGNORE_INDEX
+from lingshu.models.processor import (
+    IGNORE_INDEX,
+    Processor,
+    load_processor,
+    read_prompt_tokens,
+)
+from lingshu.weights.chat_template import Proof
 from tests.support.tiny import FAMILIES, make_image, tiny
 
 SIZES = ((90, 60), (56, 56), (300, 40), (20, 20), (77, 211))
@@ -152,3 +166,140 @@ def test_batches_pad_on_the_requested_side() -> None:
     assert left["attention_mask"][0].tolist()[-len(short) :] == [1] * len(short)
     assert torch.equal(right["input_ids"][0, : len(short)], torch.from_numpy(short.ids))
     assert "pixel_values" not in left
+
+
+# --- dialogues that the chat template shows otherwise when they go on
+
+CHATML = (
+    "{%- for m in messages -%}BEFORE{{ '<|im_start|>' + m.role + '\\n' }}"
+    "{%- set c = m.content if m.content is string else m.content | map(attribute='text') | join -%}"
+    "BODY{{ '<|im_end|>\\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
+)
+CUTS_THOUGHTS = "{%- if m.role == 'assistant' and not loop.last -%}{{ c.split('</think>')[-1] }}{%- else -%}{{ c }}{%- endif -%}"
+ADDS_THOUGHTS = "{%- if m.role == 'assistant' and loop.last and '<think>' not in c -%}<think></think>{%- endif -%}{{ c }}"
+
+
+def with_template(before: str = "", body: str = "{{ c }}") -> Processor:
+    _, processor = tiny("qwen2_5_vl")
+    text = CHATML.replace("BEFORE", before).replace("BODY", body)
+    return replace(processor, template=replace(processor.template, text=text))
+
+
+def learned(processor: Processor, *turns: tuple[Role, str]) -> tuple[str, str]:
+    """The whole text of an encoded dialogue, and its learned part."""
+    encoded = processor.encode([Message(role, (text,)) for role, text in turns], ())
+    decode = processor.tokenizer.decode
+    return decode(encoded.ids), decode(encoded.ids[encoded.labels != IGNORE_INDEX])
+
+
+def test_answers_without_thoughts_are_learned_before_the_last_one() -> None:
+    turns: list[tuple[Role, str]] = [
+        ("user", "a?"),
+        ("assistant", "no"),
+        ("user", "b?"),
+        ("assistant", "<think>why</think>yes"),
+        ("user", "c?"),
+        ("assistant", "<think>so</think>left"),
+    ]
+    text, answers = learned(with_template(body=CUTS_THOUGHTS), *turns)
+    assert answers == "no<|im_end|><think>so</think>left<|im_end|>"
+    assert "why" not in text and "yes<|im_end|>" in text  # as the model sees it when it answers c
+    _, answers = learned(with_template(body=CUTS_THOUGHTS), *turns[:4])
+    assert answers == "no<|im_end|><think>why</think>yes<|im_end|>"
+
+
+def test_thoughts_that_a_template_adds_are_learned_with_the_last_answer() -> None:
+    _, answers = learned(
+        with_template(body=ADDS_THOUGHTS),
+        *(("user", "a?"), ("assistant", "no"), ("user", "b?"), ("assistant", "yes")),
+    )
+    assert answers == "<think></think>yes<|im_end|>"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_precedes_the_first_question_and_empty_answers_are_not_learned(family: str) -> None:
+    _, processor = tiny(family)
+    question, answer = Message("user", ("a?",)), Message("assistant", ("no",))
+    greeting, empty = Message("assistant", ("Hello",)), Message("assistant", (" ",))
+
+    def n_learned(*messages: Message) -> int:
+        return processor.encode(messages, ()).supervised
+
+    expected = n_learned(question, answer)
+    assert expected > 0
+    assert n_learned(greeting, question, answer) == expected
+    assert n_learned(question, empty, question, answer) == expected
+    assert n_learned(question, empty) == n_learned(greeting) == 0
+
+
+def test_a_dialogue_that_the_template_refuses_is_an_input_error() -> None:
+    alternating = (
+        "{%- if (m.role == 'user') != (loop.index0 % 2 == 0) -%}"
+        "{{ raise_exception('roles must alternate') }}{%- endif -%}"
+    )
+    with pytest.raises(InputError, match="roles must alternate"):
+        with_template(before=alternating).encode([Message("user", ("a",))] * 2, ())
+
+
+def test_thoughts_in_an_answer_are_tokens_and_in_a_question_text() -> None:
+    _, processor = tiny("qwen2_5_vl")
+    tokenizer = copy.deepcopy(processor.tokenizer)
+    tokenizer.add_tokens(["<think>"])
+    # Named in the template, as those of reasoning models name it.
+    template = with_template(body="{{ '<think>' if loop.index0 > 9 }}{{ c }}").template
+    proof = Proof(template, None, renders=(), after_answer="<|im_end|>\n")
+    tokens = read_prompt_tokens(tokenizer, processor.family, proof, None)
+    made = replace(processor, tokenizer=tokenizer, template=template, tokens=tokens)
+    thought = tokenizer.convert_tokens_to_ids("<think>")
+    turns = [Message("user", ("<think>?",)), Message("assistant", ("<think>no<|im_end|>",))]
+    encoded = made.encode(turns, ())
+    assert (encoded.ids == thought).sum() == 1
+    answer = encoded.ids[encoded.labels != IGNORE_INDEX]
+    assert (answer == thought).sum() == 1 and (answer == tokenizer.eos_token_id).sum() == 1
+
+
+# --- tokens and rows
+
+
+def open_with(tmp_path: Path, change: Callable[[Any], None], family: str = "internvl") -> Processor:
+    """The processor of an exported tiny model, with a changed configuration."""
+    model, processor = tiny(family)
+    export(model, processor, tmp_path / "model", RunCard("train", {}))
+    config = copy.deepcopy(model.config)
+    change(config)
+    return load_processor(tmp_path / "model", processor.family, config)
+
+
+def test_tokens_without_rows_are_not_forbidden_if_no_prompt_uses_them(tmp_path: Path) -> None:
+    _, processor = tiny("internvl")
+    video = processor.never_sampled[-1]
+    assert (
+        video == len(processor.tokenizer) - 1
+    )  # the last token, as in some converted vocabularies
+
+    def cut(config: Any) -> None:
+        config.get_text_config().vocab_size = video
+
+    assert open_with(tmp_path, cut).never_sampled == processor.never_sampled[:-1]
+
+
+def test_a_token_of_prompts_without_a_row_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    image_id = tiny("internvl")[1].image_token_id
+
+    def cut(config: Any) -> None:
+        config.get_text_config().vocab_size = image_id
+
+    with pytest.raises(ArtifactError, match=rf"the id \d+, and the model has {image_id} rows"):
+        open_with(tmp_path, cut)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_image_token_in_the_configuration_is_refused(tmp_path: Path, family: str) -> None:
+    image_id = tiny(family)[1].image_token_id
+
+    def shift(config: Any) -> None:
+        config.image_token_id = image_id - 1
+
+    with pytest.raises(ArtifactError, match=f"{image_id - 1}.*{image_id}"):
+        open_with(tmp_path, shift, family)

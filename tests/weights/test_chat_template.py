@@ -16,7 +16,7 @@ from lingshu.weights.chat_template import (
     TemplateChoice,
     choose_template,
     prove,
-    read_template_file,
+    read_named_template,
     rendered_dialogues,
     stored_templates,
 )
@@ -190,9 +190,20 @@ def test_folders_are_compared_by_what_they_render(tmp_path: Path) -> None:
 def test_a_named_file_is_read_as_jinja_or_json(tmp_path: Path) -> None:
     (tmp_path / "a.jinja").write_text(GOOD)
     (tmp_path / "b.json").write_text(json.dumps({"chat_template": GOOD}))
-    assert read_template_file(tmp_path / "a.jinja").text == GOOD
-    assert read_template_file(tmp_path / "b.json").text == GOOD
+    assert read_named_template(str(tmp_path / "a.jinja")).text == GOOD
+    assert read_named_template(str(tmp_path / "b.json")).text == GOOD
     for bad in ("missing.jinja", "empty.jinja"):
         (tmp_path / "empty.jinja").write_text("")
         with pytest.raises(InputError, match=bad):
-            read_template_file(tmp_path / bad)
+            read_named_template(str(tmp_path / bad))
+
+
+def test_the_prompt_of_the_8b_card_is_included_with_its_fault() -> None:
+    stored = read_named_template("lingshu_i_8b_card")
+    proof = prove(ChatTemplate(stored.source, stored.text or ""), "<IMG_CONTEXT>")
+    assert proof.problem is None
+    rendered = proof.template.render([message_to_json(Message("user", (0, "Left?")))], prompt=True)
+    assert rendered == (
+        "<|im_start|>system\n<|im_end|>\nuser\n<IMG_CONTEXT>\nLeft?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )

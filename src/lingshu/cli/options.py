@@ -24,7 +24,7 @@ from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
-from lingshu.core.types import CheckpointOptions, DataPolicy, EngineOptions, Sampling
+from lingshu.core.types import CheckpointOptions, DataPolicy, EngineOptions, Sampling, VllmOptions
 
 T = TypeVar("T")
 Flat = Annotated[T, Parameter(name="*")]
@@ -39,12 +39,17 @@ class ModelOptions:
     threads: int | None = None
     "CPU threads of a model in this process; the library's default if not given."
     checkpoint: Flat[CheckpointOptions] = field(default_factory=CheckpointOptions)
+    vllm: VllmOptions = field(default_factory=VllmOptions)
 
     def engine_options(self, **settings: Any) -> EngineOptions:
         """Options of the engine; `settings` are its other fields."""
         policy = DataPolicy(allow_private=self.allow_remote)
         return EngineOptions(
-            threads=self.threads, data_policy=policy, checkpoint=self.checkpoint, **settings
+            threads=self.threads,
+            data_policy=policy,
+            checkpoint=self.checkpoint,
+            vllm=self.vllm,
+            **settings,
         )
 
 

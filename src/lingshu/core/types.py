@@ -309,6 +309,12 @@ class CheckpointOptions:
     max_tiles: int | None = None
     """Tiles that an image may be cut into, for a model that cuts images; by default what the
     checkpoint says, if that fits its context."""
+    chat_template: str | None = None
+    """File of a Jinja chat template to use in place of the checkpoint's, or the name of one that is
+    included: lingshu_i_8b_card."""
+    repetition_penalty: float = 1.0
+    """Makes tokens less likely that the prompt or the reply already holds (1: off). Many published
+    checkpoints suggest a value, such as 1.05."""
 
     def __post_init__(self) -> None:
         for name in ("max_pixels", "max_tiles"):
@@ -316,6 +322,40 @@ class CheckpointOptions:
             if value is not None and value < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--{flag} is {value}; it must be at least 1.")
+        if not 0 < self.repetition_penalty <= 10:
+            raise ConfigError(
+                f"--repetition-penalty is {self.repetition_penalty}; it must be above 0 and at most"
+                " 10, and 1 is none."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmOptions:
+    """How vLLM runs a model in this process (`vllm:MODEL`)."""
+
+    tensor_parallel_size: int = 1
+    "GPUs that share each layer of the model."
+    data_parallel_size: int = 1
+    "Copies of the model, each on its own GPUs."
+    gpu_memory_utilization: float | None = None
+    "Share of each GPU's memory, between 0 and 1; vLLM's own default if not given."
+    max_model_len: int | None = None
+    "Tokens of a prompt and its reply together; the model's own context if not given."
+    enforce_eager: bool = False
+    "Run without CUDA graphs: slower, with a quicker start and less memory."
+    stop_token_ids: tuple[int, ...] = ()
+    "Further tokens that end a reply, by id."
+
+    def __post_init__(self) -> None:
+        for name in ("tensor_parallel_size", "data_parallel_size", "max_model_len"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"vllm.{name} is {value}; it must be at least 1.")
+        share = self.gpu_memory_utilization
+        if share is not None and not 0 < share <= 1:
+            raise ConfigError(
+                f"vllm.gpu_memory_utilization is {share}; it must be above 0 and at most 1."
+            )
 
 
 @dataclass(frozen=True)
@@ -336,6 +376,7 @@ class EngineOptions:
     data_policy: DataPolicy = field(default_factory=DataPolicy)
     api_key: str | None = field(default=None, repr=False)
     checkpoint: CheckpointOptions = CheckpointOptions()
+    vllm: VllmOptions = VllmOptions()
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "concurrency", "threads"):

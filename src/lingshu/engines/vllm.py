@@ -1,8 +1,9 @@
 """Answers through vLLM in this process (`vllm:MODEL`, a checkpoint folder or hub id): the fast way
 on one GPU.
 
-vLLM is installed in a separate environment (extra `vllm`). On several GPUs its server divides the
-work by itself, and the engine for addresses sends it requests:
+vLLM is installed in a separate environment (extra `vllm`). It gets the chat template, the end tokens
+and the forbidden tokens that the engine of a checkpoint uses. On several GPUs `--vllm.*` options
+divide the work, or its server does by itself, and the engine for addresses sends it requests:
 
     vllm serve MODEL --data-parallel-size 8
     lingshu eval http://127.0.0.1:8000/v1#MODEL TASK --concurrency 256 --out OUT
@@ -15,12 +16,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lingshu.core.errors import EngineError, ImageError, MissingExtraError, one_line
-from lingshu.core.types import Engine, EngineOptions, Reply, Sample, Sampling
+from lingshu.core.files import digest
+from lingshu.core.types import (
+    CheckpointOptions,
+    Engine,
+    EngineOptions,
+    Reply,
+    Sample,
+    Sampling,
+    VllmOptions,
+)
 from lingshu.engines._requests import chat_messages, pending_requests, png_encoder
 from lingshu.imaging.read import ShardReader
 
@@ -33,38 +44,79 @@ MAX_IMAGES_PER_PROMPT = 8
 MIN_LOGIT_BIAS = -100.0  # the lowest bias that vLLM takes
 
 
-def load(model: str, options: EngineOptions) -> Engine:  # noqa: ARG001
+def load(model: str, options: EngineOptions) -> Engine:
     """The engine for `vllm:MODEL`.
 
     Raises:
         MissingExtraError: vLLM is not installed.
-        ArtifactError: the model cannot be used.
+        ArtifactError, InputError: the model or the chat template cannot be used.
     """
-    return load_vllm(model.removeprefix(PREFIX))
+    return load_vllm(model.removeprefix(PREFIX), options.vllm, options.checkpoint)
 
 
-def load_vllm(name: str, *, gpu_memory_utilization: float | None = None) -> VllmEngine:
-    """vLLM on a checkpoint folder or hub id, with at most this share of the GPU's memory (None:
-    vLLM's own default).
+def load_vllm(
+    name: str, options: VllmOptions, checkpoint: CheckpointOptions | None = None
+) -> VllmEngine:
+    """vLLM on a checkpoint folder or hub id.
+
+    Of `checkpoint`, the chat template and the repetition penalty are used.
 
     Raises:
         MissingExtraError: vLLM is not installed.
-        ArtifactError: the model cannot be used.
+        ArtifactError, InputError: the model or the chat template cannot be used.
     """
     try:
         import vllm  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise MissingExtraError.of("vllm", "vllm") from error
-    from lingshu.models.load import identify, short_name
+    from lingshu.models.inference_settings import prompt_changes
+    from lingshu.models.load import identify, open_processor, short_name
+    from lingshu.weights.chat_template import read_named_template
 
-    family, model_digest = identify(name)
-    engine_args: dict[str, Any] = {"limit_mm_per_prompt": {"image": MAX_IMAGES_PER_PROMPT}}
-    if gpu_memory_utilization is not None:
-        engine_args["gpu_memory_utilization"] = gpu_memory_utilization
-    llm = vllm.LLM(model=name, seed=0, trust_remote_code=False, **engine_args)
-    vocab = llm.get_tokenizer().get_vocab()
-    never_sampled = sorted(vocab[token] for token in family.never_sampled if token in vocab)
-    return VllmEngine(llm, vllm.SamplingParams, short_name(name), model_digest, never_sampled)
+    _, model_digest = identify(name)
+    checkpoint = checkpoint or CheckpointOptions()
+    template = checkpoint.chat_template
+    processor = open_processor(
+        name, template=None if template is None else read_named_template(template)
+    )
+    engine_args: dict[str, Any] = {
+        key: value
+        for key, value in asdict(options).items()
+        if key != "stop_token_ids" and value != getattr(VllmOptions(), key)
+    }
+    llm = vllm.LLM(
+        model=name,
+        seed=0,
+        trust_remote_code=False,
+        limit_mm_per_prompt={"image": MAX_IMAGES_PER_PROMPT},
+        **engine_args,
+    )
+    changed = prompt_changes(checkpoint, processor)
+    if options.stop_token_ids:
+        changed["stop_token_ids"] = sorted(options.stop_token_ids)
+    return VllmEngine(
+        llm,
+        vllm.SamplingParams,
+        short_name(name),
+        digest([model_digest, changed]) if changed else model_digest,
+        ReplySettings(
+            processor.template.text,
+            tuple(sorted({*processor.tokens.stop_ids, *options.stop_token_ids})),
+            processor.tokens.never_sampled,
+            checkpoint.repetition_penalty,
+        ),
+        processor.notes,
+    )
+
+
+@dataclass(frozen=True)
+class ReplySettings:
+    """What each request to vLLM carries besides its messages and sampling."""
+
+    chat_template: str
+    stop_token_ids: tuple[int, ...]
+    never_sampled: tuple[int, ...]
+    repetition_penalty: float = 1.0
 
 
 class VllmEngine:
@@ -73,11 +125,18 @@ class VllmEngine:
     endpoint: str | None = None
 
     def __init__(
-        self, llm: Any, params: Any, model: str, digest: str, never_sampled: Sequence[int]
+        self,
+        llm: Any,
+        params: Any,
+        model: str,
+        digest: str,
+        reply_settings: ReplySettings,
+        notes: tuple[str, ...] = (),
     ) -> None:
-        self.model, self.digest = model, digest
+        self.model, self.digest, self.notes = model, digest, notes
         self._llm, self._params = llm, params
-        self._logit_bias = dict.fromkeys(never_sampled, MIN_LOGIT_BIAS)
+        self._reply_settings = reply_settings
+        self._logit_bias = dict.fromkeys(reply_settings.never_sampled, MIN_LOGIT_BIAS)
 
     def generate(
         self,
@@ -126,7 +185,12 @@ class VllmEngine:
             self._sampling(sampling, sample.id, generation) for sample, generation, _ in prompts
         ]
         try:
-            outputs = self._llm.chat([turns for _, _, turns in prompts], params, use_tqdm=False)
+            outputs = self._llm.chat(
+                [turns for _, _, turns in prompts],
+                params,
+                use_tqdm=False,
+                chat_template=self._reply_settings.chat_template,
+            )
         except ValueError as error:
             # One prompt that vLLM refuses (too long, too many images) fails its whole list: answer
             # each by itself.
@@ -145,6 +209,9 @@ class VllmEngine:
             top_p=sampling.top_p,
             seed=int.from_bytes(seed_digest[:4], "big"),
             logit_bias=self._logit_bias,
+            stop_token_ids=list(self._reply_settings.stop_token_ids),
+            # Also without a penalty: vLLM would take that of generation_config.json.
+            repetition_penalty=self._reply_settings.repetition_penalty,
         )
 
 

@@ -36,6 +36,7 @@ from lingshu.core.types import (
     PromptStyle,
     Sampling,
     Task,
+    VllmOptions,
     engine_notes,
     engine_settings,
 )
@@ -107,6 +108,7 @@ class JudgeConfig:
             data_policy=self.data_policy,
             api_key=self._api_key(),
             checkpoint=CheckpointOptions(),
+            vllm=VllmOptions(),
         )
 
     def _api_key(self) -> str | None:
@@ -169,6 +171,7 @@ class EvalConfig:
     checkpoint: Annotated[CheckpointOptions, Parameter(name="*")] = field(
         default_factory=CheckpointOptions
     )
+    vllm: VllmOptions = field(default_factory=VllmOptions)
     judge: Annotated[JudgeConfig, Parameter(name="*")] = field(default_factory=JudgeConfig)
 
     @property
@@ -196,6 +199,7 @@ class EvalConfig:
             concurrency=self.concurrency,
             data_policy=self.data_policy,
             checkpoint=self.checkpoint,
+            vllm=self.vllm,
         )
 
     def check(self) -> None:

@@ -28,6 +28,7 @@ from lingshu.core.types import (
     Reply,
     Sample,
     Sampling,
+    VllmOptions,
     engine_notes,
     engine_settings,
 )
@@ -72,20 +73,26 @@ def open_async_engine(model: str, options: EngineOptions) -> AsyncEngine:
 
 
 def check_options(model: str, options: EngineOptions) -> None:
-    """Refuse options of a checkpoint for a model that is not opened in this process.
+    """Refuse options that the engine of a model has no use for.
 
     Raises:
         ConfigError: such an option, which would have no effect.
     """
     name = engine_name(model)
-    if name == "hf" or name.endswith(".py"):
+    if name.endswith(".py"):
         return
+    used = {"hf": {"*"}, "vllm": {"chat_template", "repetition_penalty"}}.get(name, set())
     for option in fields(CheckpointOptions):
-        if getattr(options.checkpoint, option.name) != option.default:
+        if getattr(options.checkpoint, option.name) != option.default and not used & {
+            "*",
+            option.name,
+        }:
             raise ConfigError(
                 f"--{option.name.replace('_', '-')} is for a checkpoint that is opened in this"
                 f" process, not for {model}; leave it out."
             )
+    if name != "vllm" and options.vllm != VllmOptions():
+        raise ConfigError(f"--vllm options are for vllm:MODEL, not for {model}; leave them out.")
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ def open_meta_model(files: CheckpointFiles, family: VisionLanguageFamily) -> Met
     """
     refuse_quantized(files)
     _check_layer_counts(files)
-    config = read_stock_config(files, family)
+    config = read_stock_config(files.folder, files.config, family)
     with library_errors(f"{files.folder / CONFIG} cannot be used", "fix it, or " + COPY_AGAIN):
         model = build_meta_model(family, config)
     locations = _by_class_name(files, model)
@@ -76,10 +76,10 @@ def build_meta_model(family: VisionLanguageFamily, config: Any) -> Any:
         return family.stock_class._from_config(config, dtype=torch.float32).eval()
 
 
-def read_stock_config(files: CheckpointFiles, family: VisionLanguageFamily) -> Any:
-    """config.json as the configuration class of transformers reads it."""
-    with library_errors(f"{files.folder / CONFIG} cannot be used", "fix it, or " + COPY_AGAIN):
-        return family.stock_class.config_class.from_dict(dict(files.config))
+def read_stock_config(folder: Path, config: Mapping[str, Any], family: VisionLanguageFamily) -> Any:
+    """The config.json of a folder as the configuration class of transformers reads it."""
+    with library_errors(f"{folder / CONFIG} cannot be used", "fix it, or " + COPY_AGAIN):
+        return family.stock_class.config_class.from_dict(dict(config))
 
 
 def refuse_quantized(files: CheckpointFiles) -> None:

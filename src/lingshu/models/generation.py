@@ -91,12 +91,21 @@ class KVBatch:
         mask_BL: torch.Tensor,
         next_position_B: torch.Tensor,
         last_logits_BV: torch.Tensor,
+        ids_BL: torch.Tensor,
     ) -> None:
         self._loaded, self._cache, self._mask_BL = loaded, cache, mask_BL
         self._next_position_B, self._last_logits_BV = next_position_B, last_logits_BV
         self._never_sampled = torch.tensor(
             loaded.processor.never_sampled, device=loaded.model.device
         )
+        self._penalty = float(loaded.settings.get("repetition_penalty", 1.0))
+        # Which tokens each row holds already, None where that makes no difference.
+        self._seen_BV: torch.Tensor | None = None
+        if self._penalty != 1:
+            seen_BV = torch.zeros_like(last_logits_BV, dtype=torch.bool)
+            # Padding repeats the row's last token, which is seen anyway.
+            ids_BL = torch.where(mask_BL.bool(), ids_BL, ids_BL[:, -1:])
+            self._seen_BV = seen_BV.scatter(1, ids_BL, value=True)
 
     def __len__(self) -> int:
         return len(self._next_position_B)
@@ -107,8 +116,15 @@ class KVBatch:
 
     @property
     def logits_BV(self) -> torch.Tensor:
-        """Of the next token of each row; tokens that stand for pixels cannot win."""
-        return self._last_logits_BV.float().index_fill(1, self._never_sampled, MASKED_LOGIT)
+        """Of the next token of each row, after the repetition penalty (CTRL, arXiv 1909.05858,
+        section 4.1); tokens that stand for pixels cannot win.
+        """
+        logits_BV = self._last_logits_BV.float()
+        if self._seen_BV is not None:
+            scale = self._penalty
+            penalized_BV = torch.where(logits_BV < 0, logits_BV * scale, logits_BV / scale)
+            logits_BV = torch.where(self._seen_BV, penalized_BV, logits_BV)
+        return logits_BV.index_fill(1, self._never_sampled, MASKED_LOGIT)
 
     def select_rows(self, rows: np.ndarray) -> None:
         """Keep only these rows, in this order."""
@@ -116,6 +132,8 @@ class KVBatch:
         self._cache.batch_select_indices(index)
         self._mask_BL, self._next_position_B = self._mask_BL[index], self._next_position_B[index]
         self._last_logits_BV = self._last_logits_BV[index]
+        if self._seen_BV is not None:
+            self._seen_BV = self._seen_BV[index]
 
     def trim(self) -> None:
         """Drop the columns on the left that no row sees."""
@@ -142,6 +160,8 @@ class KVBatch:
         self._mask_BL = torch.cat([functional.pad(mask_BL, (pad, 0)) for mask_BL, pad in masks])
         self._next_position_B = torch.cat([self._next_position_B, other._next_position_B])
         self._last_logits_BV = torch.cat([self._last_logits_BV, other._last_logits_BV])
+        if self._seen_BV is not None and other._seen_BV is not None:
+            self._seen_BV = torch.cat([self._seen_BV, other._seen_BV])
 
     @torch.inference_mode()
     def advance(self, token_ids: np.ndarray) -> None:
@@ -149,6 +169,8 @@ class KVBatch:
         model = self._loaded.model
         tokens_B1 = torch.from_numpy(token_ids).to(self._next_position_B.device)[:, None]
         self._mask_BL = functional.pad(self._mask_BL, (0, 1), value=1)
+        if self._seen_BV is not None:
+            self._seen_BV = self._seen_BV.scatter(1, tokens_B1, value=True)
         position = self._next_position_B[:, None]
         has_mrope = self._loaded.processor.family.has_mrope
         hidden = model.model.language_model(
@@ -194,7 +216,8 @@ def prefill(
     positions = inputs["position_ids"]
     next_position_B = positions.amax(dim=(0, 2) if positions.ndim == 3 else 1)[index] + 1
     logits_BV = model.lm_head(output.last_hidden_state[:, -1])[index]
-    return KVBatch(loaded, cache, inputs["attention_mask"][index], next_position_B, logits_BV)
+    mask_BL, ids_BL = inputs["attention_mask"][index], inputs["input_ids"][index]
+    return KVBatch(loaded, cache, mask_BL, next_position_B, logits_BV, ids_BL)
 
 
 def sample_tokens(

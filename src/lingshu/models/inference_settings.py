@@ -21,6 +21,7 @@ from lingshu.models.load import LoadedModel, load, local_folder
 from lingshu.models.model_spec import PixelBudget
 from lingshu.models.processor import Processor
 from lingshu.models.quantization import Quantization, require_bitsandbytes
+from lingshu.weights.chat_template import read_named_template
 from lingshu.weights.checkpoint_files import open_checkpoint
 
 # A model of at most so many parameters computes in float32 on a CPU: 0.4 GB at most.
@@ -72,13 +73,21 @@ def open_model(name: str, options: CheckpointOptions, *, device: str) -> LoadedM
     folder, _ = local_folder(name, None, with_weights=True)
     stored = stored_weights(folder)
     arithmetic = choose_arithmetic(options, stored, device=device)
-    loaded = load(name, device=device, dtype=arithmetic.dtype, quantization=arithmetic.quantization)
+    template = None if options.chat_template is None else read_named_template(options.chat_template)
+    loaded = load(
+        name,
+        device=device,
+        dtype=arithmetic.dtype,
+        quantization=arithmetic.quantization,
+        template=template,
+    )
     images = choose_image_budget(options, loaded.processor, loaded.model.config)
-    return _with_settings(loaded, arithmetic, images, stored)
+    return _with_settings(loaded, options, arithmetic, images, stored)
 
 
 def _with_settings(
     loaded: LoadedModel,
+    options: CheckpointOptions,
     arithmetic: Arithmetic,
     images: ImageBudget,
     stored: StoredWeights,
@@ -88,8 +97,10 @@ def _with_settings(
         "checkpoint": loaded.digest,
         "dtype": dtype,
         **asdict(images.budget),
+        "chat_template": loaded.processor.template.source,
+        "repetition_penalty": options.repetition_penalty,
     }
-    changed: dict[str, Any] = {}
+    changed = prompt_changes(options, loaded.processor)
     if arithmetic.quantization or _TORCH_DTYPES.get(stored.dtype) != arithmetic.dtype:
         changed["dtype"] = dtype
     processor = loaded.processor
@@ -105,7 +116,31 @@ def _with_settings(
             *loaded.notes,
             *loaded.processor.notes,
             *(note for note in (arithmetic.note, images.note) if note),
+            *generation_notes(loaded.model.generation_config, options),
         ),
+    )
+
+
+def prompt_changes(options: CheckpointOptions, processor: Processor) -> dict[str, Any]:
+    """What the options change of prompts and sampling, for the digest of a model."""
+    changed: dict[str, Any] = {}
+    if options.chat_template is not None:
+        changed["chat_template"] = processor.template.text
+    if options.repetition_penalty != 1:
+        changed["repetition_penalty"] = options.repetition_penalty
+    return changed
+
+
+def generation_notes(generation_config: Any, options: CheckpointOptions) -> tuple[str, ...]:
+    """What generation_config.json suggests and is not applied, though stock `generate` would even to
+    greedy replies.
+    """
+    penalty = getattr(generation_config, "repetition_penalty", None)
+    if penalty in (None, 1, options.repetition_penalty):
+        return ()
+    return (
+        f"generation_config.json suggests repetition_penalty {penalty}, which is not applied;"
+        f" --repetition-penalty {penalty} does.",
     )
 
 

@@ -24,6 +24,7 @@ from lingshu.models.checkpoint_tensors import (
 )
 from lingshu.models.processor import Processor, load_processor
 from lingshu.models.quantization import Quantization, loading_arguments
+from lingshu.weights.chat_template import StoredTemplate
 from lingshu.weights.checkpoint_files import (
     COPY_AGAIN,
     GENERATION_CONFIG,
@@ -93,8 +94,10 @@ def load(
     dtype: torch.dtype = torch.float32,
     quantization: Quantization | None = None,
     revision: str | None = None,
+    template: StoredTemplate | None = None,
 ) -> LoadedModel:
-    """Load a checkpoint folder, or a hub id such as `lingshu-medical-mllm/Lingshu-7B`.
+    """Load a checkpoint folder, or a hub id such as `lingshu-medical-mllm/Lingshu-7B`, with another
+    chat template if one is given.
 
     With `quantization` the weights of the language model are in 8 or 4 bits and `dtype` is that of
     the others.
@@ -111,7 +114,7 @@ def load(
     model = _read_values(files, meta, dtype, quantized)
     # Quantized weights are on the device from the start.
     (model if quantized else model.to(device)).eval()
-    processor = _load_processor(folder, family, model.config)
+    processor = _load_processor(folder, family, model.config, template)
     loaded = LoadedModel(model, processor, short_name(name), checkpoint_digest, notes=files.notes)
     files.check_unchanged()
     _check_it_answers(loaded, folder)
@@ -200,19 +203,31 @@ def load_on_meta(name: str) -> LoadedModel:
     return LoadedModel(model, processor, short_name(name), "", notes=files.notes)
 
 
-def open_processor(folder: Path) -> Processor:
-    """The processor of a checkpoint folder, without its model.
+def open_processor(name: str | Path, *, template: StoredTemplate | None = None) -> Processor:
+    """The processor of a checkpoint folder or hub id, without its model.
 
     Raises:
         ArtifactError: as load.
     """
-    files, family = open_model_files(folder)
-    return _load_processor(folder, family, read_stock_config(files, family))
+    folder, commit_digest = local_folder(str(name), None, with_weights=False)
+    if commit_digest is None:
+        files, family = open_model_files(folder)
+        config = files.config
+    else:
+        config = read_config(folder)
+        family = family_of_config(config)
+    stock_config = read_stock_config(folder, config, family)
+    return _load_processor(folder, family, stock_config, template)
 
 
-def _load_processor(folder: Path, family: VisionLanguageFamily, config: Any) -> Processor:
+def _load_processor(
+    folder: Path,
+    family: VisionLanguageFamily,
+    config: Any,
+    template: StoredTemplate | None = None,
+) -> Processor:
     with library_errors(f"{folder}: its tokenizer or processor cannot be used", COPY_AGAIN):
-        return load_processor(folder, family, config)
+        return load_processor(folder, family, config, template=template)
 
 
 def empty_meta_copy(model: Any) -> Any:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image as PIL
 
 from lingshu.core.entities import Span
-from lingshu.core.errors import ArtifactError, InputError, one_line
+from lingshu.core.errors import ArtifactError, InputError, library_errors
 from lingshu.core.messages import message_to_json
 from lingshu.core.types import Message
 from lingshu.models.base import Tiles, VisionLanguageFamily, check_image_steps
@@ -158,11 +158,14 @@ class Processor:
                 f"the messages show images {shown}, {len(tiles)} were given; show each once, in"
                 " order."
             )
-        if any("\ud800" <= character <= "\udfff" for m in messages for character in m.text):
+        try:
+            for message in messages:
+                message.text.encode()
+        except UnicodeEncodeError:
             raise InputError(
                 "a turn contains a lone surrogate (half of a character), which no tokenizer takes;"
                 " fix the text."
-            )
+            ) from None
         ids: list[int] = []
         labels: list[int] = []
         unexpanded = iter(tiles)
@@ -403,14 +406,13 @@ def build_processor(
 
 
 def load_processor(
-    name: str | Path,
+    folder: Path,
     family: VisionLanguageFamily,
     config: Any,
     *,
-    revision: str | None = None,
     template: StoredTemplate | None = None,
 ) -> Processor:
-    """The processor of a checkpoint folder or hub id, with the pixel budget saved there.
+    """The processor of a checkpoint folder, with the pixel budget saved there.
 
     Args:
         config: The model's configuration, whose ids and rows the tokenizer is compared with.
@@ -422,33 +424,26 @@ def load_processor(
     """
     from transformers import AutoImageProcessor, AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    # What is wrong with a file of someone else may surface anywhere in transformers.
+    problem = f"{folder}: its tokenizer or image processor cannot be loaded"
+    with library_errors(problem, "copy its tokenizer and preprocessor files again"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         image_processor = AutoImageProcessor.from_pretrained(
-            name, revision=revision, backend="pil", trust_remote_code=False
+            folder, backend="pil", trust_remote_code=False
         )
         check_image_steps(image_processor)
         family.match_config(image_processor, config)
         budget = family.read_budget(image_processor)
-    except ArtifactError as error:
-        raise ArtifactError(f"{name}: {error}") from None
-    except Exception as error:
-        # What is wrong with a file of someone else may surface anywhere in transformers.
-        raise ArtifactError(
-            f"{name}: its tokenizer or image processor cannot be loaded"
-            f" ({one_line(error)[:200]}); copy its tokenizer and preprocessor files again."
-        ) from error
-    own = _family_template(family, tokenizer)
     choice = choose_template(
-        name,
-        stored_templates(name, revision=revision) if template is None else [template],
+        folder,
+        stored_templates(folder) if template is None else [template],
         image_marker=family.image_marker,
-        family_template=own,
+        family_template=_family_template(family, tokenizer),
     )
     try:
         tokens = read_prompt_tokens(tokenizer, family, choice.proof, config)
     except ArtifactError as error:
-        raise ArtifactError(f"{name}: {error}") from None
+        raise ArtifactError(f"{folder}: {error}") from None
     tokenizer.chat_template = choice.template.text  # what an export writes
     return Processor(
         family, tokenizer, image_processor, budget, choice.template, tokens, choice.notes

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from lingshu.core.errors import ConfigError, EngineError, one_line
-from lingshu.core.types import Engine, EngineOptions, Reply, Sample, Sampling
+from lingshu.core.types import Engine, EngineOptions, Reply, Sample, Sampling, VllmOptions
 from lingshu.engines import openai, vllm
 from lingshu.engines.batch import direct_opener
 from lingshu.engines.hf import HfEngine
@@ -138,7 +138,8 @@ class VllmRollouts:
         save(self.folder)
         if self.engine is None:
             self.engine = vllm.load_vllm(
-                str(self.folder), gpu_memory_utilization=self.gpu_memory_utilization
+                str(self.folder),
+                VllmOptions(gpu_memory_utilization=self.gpu_memory_utilization),
             )
         else:
             self.engine.reload(self.folder)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lingshu.core.errors import ArtifactError, InputError
+from lingshu.core.errors import ArtifactError, InputError, suggest_name
 from lingshu.weights.template_sandbox import MAX_SOURCE, TemplateError, compile_template
 
 Turn = Mapping[str, Any]
@@ -22,6 +22,7 @@ Turn = Mapping[str, Any]
 # Probes of the proof: plain sentences that no template has a reason to change.
 _QUESTION, _ANSWER, _FOLLOW_UP = "Is a mark visible here?", "One mark is visible.", "On which side?"
 _SYSTEM = "Answer in one sentence."
+INCLUDED_TEMPLATES = Path(__file__).with_name("chat_templates")
 _REMEDY = "fix that file, or give another template with --chat-template"
 
 
@@ -81,9 +82,9 @@ class StoredTemplate(NamedTuple):
     problem: str | None = None
 
 
-def stored_templates(name: str | Path, *, revision: str | None = None) -> list[StoredTemplate]:
-    """The default template of each place of a folder or hub id that holds one, in the order in
-    which they are used.
+def stored_templates(folder: Path) -> list[StoredTemplate]:
+    """The default template of each file of a checkpoint folder that holds one, in the order in which
+    they are used.
     """
     found: list[StoredTemplate] = []
     for file in (
@@ -93,8 +94,8 @@ def stored_templates(name: str | Path, *, revision: str | None = None) -> list[S
         "additional_chat_templates/default.jinja",
         "tokenizer_config.json",
     ):
-        path = _path(name, file, revision)
-        if path is None:
+        path = folder / file
+        if not path.is_file():
             continue
         try:
             text = path.read_text(encoding="utf-8")
@@ -106,23 +107,6 @@ def stored_templates(name: str | Path, *, revision: str | None = None) -> list[S
         if template is not None:
             found.append(StoredTemplate(file, template))
     return found
-
-
-def _path(name: str | Path, file: str, revision: str | None) -> Path | None:
-    if Path(name).is_dir():
-        path = Path(name) / file
-        return path if path.is_file() else None
-    from transformers.utils.hub import cached_file
-
-    found = cached_file(
-        str(name),
-        file,
-        revision=revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return None if found is None else Path(found)
 
 
 def _default(config: object) -> str | None:
@@ -265,11 +249,11 @@ def _shows_no_image(template: ChatTemplate, error: Exception) -> bool:
     return " 0 image markers" in str(error) or "does not show images" in str(error)
 
 
-def rendered_dialogues(name: str | Path) -> tuple[str, ...] | None:
+def rendered_dialogues(folder: Path) -> tuple[str, ...] | None:
     """How a checkpoint folder renders the probes, whatever its family; None if it holds no template
     that renders dialogues. Folders that render them alike have the same template.
     """
-    for stored in stored_templates(name):
+    for stored in stored_templates(folder):
         if stored.text is not None:
             proof = prove(ChatTemplate(stored.source, stored.text), None)
             if proof.problem is None or proof.is_text_only:
@@ -289,7 +273,7 @@ class TemplateChoice(NamedTuple):
 
 
 def choose_template(
-    name: str | Path,
+    folder: Path,
     stored: Sequence[StoredTemplate],
     *,
     image_marker: str | None,
@@ -331,7 +315,7 @@ def choose_template(
     if broken:
         first = broken[0]
         raise ArtifactError(
-            f"{name}: the chat template in {first.template.source} {first.problem}; {_REMEDY}."
+            f"{folder}: the chat template in {first.template.source} {first.problem}; {_REMEDY}."
         )
     what = f"{failed[0].template.source} shows no images" if failed else "none is stored"
     return TemplateChoice(own, (f"the model family's own chat template is used: {what}",))
@@ -355,19 +339,26 @@ def _differences(used: Proof, own: Proof) -> list[str]:
     return notes
 
 
-def read_template_file(path: Path) -> StoredTemplate:
-    """A template that a user names.
+def read_named_template(name: str) -> StoredTemplate:
+    """A template that a user names: a file, or one of those in weights/chat_templates.
 
     Raises:
-        InputError: the file cannot be read as text, or is too long.
+        InputError: neither, or a file that cannot be read as text.
     """
+    included = {path.stem: path for path in INCLUDED_TEMPLATES.glob("*.jinja")}
+    path = included.get(name, Path(name))
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(MAX_SOURCE + 1)
         if path.suffix == ".json":
             text = _default(json.loads(text))
+    except FileNotFoundError as error:
+        hint = suggest_name(name, included)
+        raise InputError(
+            f"{name} is neither a file nor an included chat template; {hint}"
+        ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a chat template ({error}).") from error
     if not text:
         raise InputError(f"{path} holds no chat template; give a Jinja file.")
-    return StoredTemplate(str(path), text)
+    return StoredTemplate(name, text)
