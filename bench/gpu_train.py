@@ -22,7 +22,7 @@ from PIL import Image
 from lingshu.core.types import Message
 from lingshu.models.base import VisionLanguageFamily
 from lingshu.models.model_spec import PixelBudget, TinyModel
-from lingshu.models.processor import EncodedSample, Processor
+from lingshu.models.processor import EncodedSample, Processor, build_processor
 from lingshu.models.specs import build_on_meta, load_shapes
 from lingshu.models.tiny import train_tokenizer
 from lingshu.recipes.lingshu_7b import recipe
@@ -99,7 +99,7 @@ def small_processor(family: VisionLanguageFamily) -> Processor:
     tokenizer = train_tokenizer(
         family, ["user assistant system You are a helpful assistant. a"] * 9, 512
     )
-    return Processor(family, tokenizer, family.image_processor(budget, 448), budget)
+    return build_processor(family, tokenizer, family.image_processor(budget, 448), budget)
 
 
 def sequences(processor: Processor, case: Case, number: int) -> list[list[EncodedSample]]:

@@ -162,8 +162,8 @@ def test_an_invalid_encoder_is_refused(tmp_path: Path) -> None:
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(ArtifactError, match="cannot be opened as an encoder"):
         tag_modality.step(encoder=str(folder)).open()
-    (folder / "config.json").write_text('{"auto_map": {}}')
-    with pytest.raises(ArtifactError, match="its own code"):
+    (folder / "config.json").write_text('{"auto_map": {"AutoModel": "other.Model"}}')
+    with pytest.raises(ArtifactError, match="asks to run code"):
         tag_modality.step(encoder=str(folder)).open()
 
 
