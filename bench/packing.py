@@ -29,7 +29,7 @@ from lingshu.core.types import Message
 from lingshu.models.base import Tiles
 from lingshu.models.families.qwen2_5_vl import FAMILY
 from lingshu.models.model_spec import PixelBudget, TinyModel
-from lingshu.models.processor import IGNORE_INDEX, EncodedSample, Processor
+from lingshu.models.processor import IGNORE_INDEX, EncodedSample, Processor, build_processor
 from lingshu.models.tiny import build_tiny, train_tokenizer
 from lingshu.train.batching import best_fit
 from lingshu.train.config import LearningRates, Stage
@@ -145,7 +145,7 @@ def corpus_sequences(root: Path, processor: Processor) -> list[EncodedSample]:
     tokenizer = train_tokenizer(
         FAMILY, (text for of_kind in pairs.values() for pair in of_kind for text in pair), WORDS
     )
-    counting = Processor(FAMILY, tokenizer, processor.image_processor, processor.budget)
+    counting = build_processor(FAMILY, tokenizer, processor.image_processor, processor.budget)
     sequences = []
     for kind in MIX:
         for index in rng.choice(len(pairs[kind.folder]), round(kind.share * SAMPLES)):

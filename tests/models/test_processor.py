@@ -210,10 +210,11 @@ def test_answers_without_thoughts_are_learned_before_the_last_one() -> None:
 
 
 def test_thoughts_that_a_template_adds_are_learned_with_the_last_answer() -> None:
-    _, answers = learned(
-        with_template(body=ADDS_THOUGHTS),
-        *(("user", "a?"), ("assistant", "no"), ("user", "b?"), ("assistant", "yes")),
+    turns: tuple[tuple[Role, str], ...] = (
+        *(("user", "a?"), ("assistant", "no")),
+        *(("user", "b?"), ("assistant", "yes")),
     )
+    _, answers = learned(with_template(body=ADDS_THOUGHTS), *turns)
     assert answers == "<think></think>yes<|im_end|>"
 
 

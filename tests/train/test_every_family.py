@@ -89,7 +89,8 @@ def test_padded_and_packed_loss_and_gradients_are_those_of_the_stock_class(
     name: str, text_type: str
 ) -> None:
     shared, processor = variant(name, text_type)
-    model = copy.deepcopy(shared)
+    # Another test may have frozen parts of the shared model.
+    model = copy.deepcopy(shared).requires_grad_(True)
     expected, expected_gradients = run_stock(model.train(), processor)
     samples = dialogues(processor)
     for packing in (False, True):
@@ -109,7 +110,7 @@ def test_padded_and_packed_loss_and_gradients_are_those_of_the_stock_class(
 def test_a_step_moves_all_parts_and_one_with_adapters_only_those(name: str, text_type: str) -> None:
     shared, processor = variant(name, text_type)
     for lora in (None, Lora(rank=2, alpha=4, parts=("vision", "language"))):
-        model = copy.deepcopy(shared)
+        model = copy.deepcopy(shared).requires_grad_(True)
         stage = STAGE
         if lora is not None:
             pytest.importorskip("peft", reason="peft is not installed")
