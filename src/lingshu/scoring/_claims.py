@@ -102,15 +102,15 @@ def set_aside(text: str, lowercase: str) -> str:
     """A plain text (and its `fold_case`) without what it says under a condition, said earlier,
     corrected or struck out.
     """
-    committed = _STRUCK.sub(" ", text) if "~~" in text else text
-    for correction in _CORRECTION.finditer(committed, lowercase)[-1:]:
+    remaining = _STRUCK.sub(" ", text) if "~~" in text else text
+    for correction in _CORRECTION.finditer(remaining, lowercase)[-1:]:
         # Only what is in the same paragraph is taken back.
-        start = committed.rfind("\n", 0, correction.start()) + 1
-        committed = committed[:start] + committed[correction.end() :]
-    committed = _EARLIER.sub(" ", committed, lowercase)
+        start = remaining.rfind("\n", 0, correction.start()) + 1
+        remaining = remaining[:start] + remaining[correction.end() :]
+    remaining = _EARLIER.sub(" ", remaining, lowercase)
     if _CONDITION.may_match(lowercase):
-        committed = "".join(map(_without_condition, _SENTENCE.findall(committed)))
-    return committed
+        remaining = "".join(map(_without_condition, _SENTENCE.findall(remaining)))
+    return remaining
 
 
 def _without_condition(sentence: str) -> str:

@@ -293,9 +293,9 @@ def _parse_text(text: str, options: tuple[Option, ...]) -> ParsedChoice:
         if len(listed) > 1 or _is_option_letter(min(listed), options):
             return _choice_of(listed, "letter")
     lowercase = fold_case(text)
-    committed = set_aside(text, lowercase)
-    if committed != text:
-        return _UNPARSED if is_empty(committed) else _parse_text(committed.strip(), options)
+    remaining = set_aside(text, lowercase)
+    if remaining != text:
+        return _UNPARSED if is_empty(remaining) else _parse_text(remaining.strip(), options)
     parsed = _parse_reply(text, normalized, lowercase, options)
     return (
         _leading_choice(parsed, options, _explicit_choice(parsed, options))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from lingshu.core.errors import ArtifactError, InputError, suggest_name
 from lingshu.weights.template_sandbox import MAX_SOURCE, TemplateError, compile_template
 
-Turn = Mapping[str, Any]
+ChatMessage = Mapping[str, Any]
 
 # Probes of the proof: plain sentences that no template has a reason to change.
 _QUESTION, _ANSWER, _FOLLOW_UP = "Is a mark visible here?", "One mark is visible.", "On which side?"
@@ -39,7 +39,7 @@ class ChatTemplate:
     special_tokens: Mapping[str, Any] = field(default_factory=dict, repr=False)
     plain_text: bool = False
 
-    def render(self, turns: Sequence[Turn], *, prompt: bool) -> str:
+    def render(self, turns: Sequence[ChatMessage], *, prompt: bool) -> str:
         """The text of a dialogue; `prompt` opens the assistant's turn at its end.
 
         Args:
@@ -68,7 +68,7 @@ class ChatTemplate:
             ) from None
 
 
-def _as_string(turn: Turn) -> Turn:
+def _as_string(turn: ChatMessage) -> ChatMessage:
     if any(part["type"] != "text" for part in turn["content"]):
         return turn
     return {**turn, "content": "".join(part["text"] for part in turn["content"])}
@@ -137,7 +137,7 @@ class Proof(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def _turn(role: str, *parts: str | int) -> Turn:
+def _turn(role: str, *parts: str | int) -> ChatMessage:
     content = [
         {"type": "text", "text": p} if isinstance(p, str) else {"type": "image", "image": p}
         for p in parts

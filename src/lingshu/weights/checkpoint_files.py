@@ -361,12 +361,12 @@ def _check_listed(folder: Path, files: Sequence[str], weights: Sequence[str]) ->
         return
     listed = read_json(folder / MANIFEST).get("files")
     names = listed if isinstance(listed, dict) else {}
-    unlisted = sorted(set(files) - set(names))
-    if any(name in weights for name in unlisted):
+    extra_files = sorted(set(files) - set(names))
+    if any(name in weights for name in extra_files):
         raise ArtifactError(
             f"{folder / MANIFEST} does not list the weights, so it proves nothing; {COPY_AGAIN}, or"
             f" remove {MANIFEST}."
         )
-    if unlisted:
-        problem = f"{folder / unlisted[0]} would change the model and is not in {MANIFEST}"
+    if extra_files:
+        problem = f"{folder / extra_files[0]} would change the model and is not in {MANIFEST}"
         raise ArtifactError(f"{problem}; remove it, or remove {MANIFEST} if it is meant.")

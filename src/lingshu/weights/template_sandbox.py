@@ -543,7 +543,7 @@ def _to_json(
     )
 
 
-class Rendered(str):
+class BoundedText(str):
     """What a template wrote; `uses_clock` says that it asked for the time."""
 
     uses_clock = False
@@ -568,7 +568,7 @@ class BoundedTemplate:
         except Exception as error:
             raise TemplateError(f"it cannot be compiled ({_words(error)})") from None
 
-    def render(self, variables: Mapping[str, Any], *, input_size: int) -> Rendered:
+    def render(self, variables: Mapping[str, Any], *, input_size: int) -> BoundedText:
         """The text for these variables, whose strings have `input_size` characters.
 
         Raises:
@@ -591,7 +591,7 @@ class BoundedTemplate:
         except Exception as error:
             words = _words(error)
             raise TemplateError(words, is_own_message=words in self._source) from None
-        rendered = Rendered("".join(pieces))
+        rendered = BoundedText("".join(pieces))
         rendered.uses_clock = meter.uses_clock
         return rendered
 
