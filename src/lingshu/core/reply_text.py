@@ -9,7 +9,6 @@ chat templates of the models.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import unicodedata
@@ -118,6 +117,8 @@ _OTHER_KEY = re.compile(
 )
 _OPTION_KEY = re.compile(r"^(?:option|choice|选项)?[\s_]*(?P<letter>[A-Za-z])$", re.I)
 _MAX_JSON_CHARS = 20_000
+_JSON_WORDS = {"True": "true", "False": "false", "None": "null"}
+_PYTHON_WORD = re.compile(r"\b(?:True|False|None)\b")
 _LEADING_PAIR = re.compile(
     r"[{,]\s*[\"'](?P<key>[^\"']{1,60})[\"']\s*:\s*(?:[\"'](?P<text>[^\"'{}\[\]]*)|(?P<word>true|false|\d+(?:\.\d+)?)(?=\s*[,}\n]))",
     re.I,
@@ -324,10 +325,16 @@ def _parse_json(text: str) -> Any:
     if start < 0 or (text[:1] not in ("{", "[") and not text.endswith("}")):
         return None
     body = text[start:]
-    for load in (json.loads, ast.literal_eval):
+    spellings = [body]
+    if '"' not in body:
+        # A dictionary as Python prints it.
+        spellings.append(
+            _PYTHON_WORD.sub(lambda word: _JSON_WORDS[word[0]], body.replace("'", '"'))
+        )
+    for spelling in spellings:
         try:
-            value = load(body)
-        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            value = json.loads(spelling)
+        except (ValueError, RecursionError):
             continue
         return value if isinstance(value, dict | list) else None
     try:
