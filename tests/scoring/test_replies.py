@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from lingshu.core.reply_text import to_plain_text
 from lingshu.core.types import Message, Meta, Reply, Sample
 from lingshu.evaluate.score import score_reply
-from lingshu.scoring import auto, choice, yes_no
+from lingshu.scoring import auto, choice, report, yes_no
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 ROWS = [json.loads(line) for line in (GOLDEN / "replies.jsonl").read_text("utf-8").splitlines()]
@@ -233,3 +234,64 @@ def test_a_truncated_reply_counts_only_for_what_it_declared(reply: str, read: st
     score = score_reply(choice.score, sample, Reply("x", reply, finish="length"))
     assert score.prediction == read
     assert score.status == ("ok" if read else "unparsed")
+
+
+LONG = "The lesion is extra-axial with a broad dural base. " * 40
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "Answer: B. If the patient had fever, the answer would be A.",
+        "I first thought A, but the correct choice is B.",
+        "The answer is A... no, B.",
+        "Option A is unlikely. Option C is excluded. Option D is ruled out. This leaves B.",
+    ],
+)
+def test_the_end_of_a_long_reply_is_read_as_a_short_one(end: str) -> None:
+    for reply in (end, f"{LONG}\n\n{end}", f"\\boxed{{x + 1}}. {end}"):
+        assert choice.parse_choice(reply, OPTIONS).letters == ("B",), reply[-100:]
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        ("", "empty"),
+        ("<think>The answer is B.</think>", "empty"),
+        ('{"name": "zoom", "arguments": {"label": "B"}}', "unparsed"),
+        ('{"answer": null}', "unparsed"),
+    ],
+)
+def test_a_structure_without_an_answer_is_not_an_empty_reply(reply: str, status: str) -> None:
+    assert choice.parse_choice(reply, OPTIONS).status == status
+    assert yes_no.parse_polarity(reply).status == status
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("<think>...</think>Findings: clear.<|im_end|>", "Findings: clear."),
+        ("<answer>Clear lungs.</answer>", "Clear lungs."),
+        ('{"report": "Clear lungs."}', "Clear lungs."),
+        # Sections of a report are not its answer, and nothing of it is an invented turn.
+        ("<findings>Clear.</findings><conclusion>Normal.</conclusion>", None),
+        ("[FINDINGS]\nClear.\n[CONCLUSION]\nNormal.", None),
+        ('{"findings": "Clear.", "impression": "Normal."}', None),
+        ("Findings: clear.\nProblem: pain.\nImpression: normal.", None),
+        ("**Analysis**\nClear.\n**Conclusion**\nNormal.", None),
+    ],
+)
+def test_a_report_keeps_all_its_sections(reply: str, expected: str | None) -> None:
+    assert report.extract_report(reply) == (reply if expected is None else expected)
+
+
+def test_a_bound_is_not_a_quotation() -> None:
+    assert to_plain_text("> quoted") == "quoted"
+    assert to_plain_text("> 4 cm") == "> 4 cm"
+
+
+def test_the_conclusion_of_a_long_reply_is_a_verdict() -> None:
+    question = "Is there a nodule?"
+    for polarity, sentence in (("yes", "there is a nodule"), ("no", "there is no nodule")):
+        reply = f"{LONG * 3}Overall, {sentence}."
+        assert yes_no.parse_polarity(reply, question).polarity == polarity

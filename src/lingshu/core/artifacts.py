@@ -425,12 +425,14 @@ class ReplyStore(Closeable):
 # --- SCORES
 
 
+SCORE_COLUMNS = ("value", "status", "prediction", "note")
+
+
 def score_row(
     sample_id: str, score: Score, passthrough_fields: Mapping[str, Any]
 ) -> dict[str, Any]:
     """One SCORES row; `passthrough_fields` are copied from the question, such as groupings."""
-    row = {"id": sample_id, **asdict(score)}
-    del row["is_final"]  # it decides how a truncated reply is scored, and is known by its status
+    row = {"id": sample_id} | {name: getattr(score, name) for name in SCORE_COLUMNS}
     return row | {key: value for key, value in passthrough_fields.items() if key not in row}
 
 

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from lingshu.core.errors import InputError
-from lingshu.core.types import Sample, Score
+from lingshu.core.types import Sample, Score, Status
 
 _MarkKind = Literal["reasoning", "answer"]
 
@@ -28,26 +28,16 @@ _REASONING_NAMES = (
     *("deliberat", "unused94", "unused95", "思考"),
 )
 _ANSWER_NAMES = (
-    *(
-        "answer",
-        "final",
-        "solution",
-        "response",
-        "conclusion",
-        "output",
-        "result",
-        "verdict",
-        "begin_of_box",
-    ),
-    *("end_of_box", "答案"),
+    *("answer", "final", "solution", "response", "conclusion", "output", "result", "verdict"),
+    *("begin_of_box", "end_of_box", "答案"),
 )
-_OPENING, _CLOSING = ("begin", "start", "unused94"), ("end", "unused95")
+_CLOSING = ("end", "unused95")  # how the name of a closing mark without a slash begins
 _MARK = re.compile(
     r"<\|?(?P<slash>/?)(?P<name>[A-Za-z\u4e00-\u9fff][\w:.-]{0,40})\|?>"
     r"|\[(?P<bracket_slash>/?)(?P<bracket>[A-Z][A-Z_ ]{2,30})\]"
     r"|◁(?P<wedge_slash>/?)(?P<wedge>\w{1,30})▷"
 )
-_SPACE_OF_MARK = "<[◁"
+_MARK_STARTS = "<[◁"
 
 # Tokens of chat templates that end a turn, and those that open one, with its role.
 _END_TOKEN = re.compile(
@@ -72,14 +62,15 @@ _HARMONY_CHANNEL = re.compile(
 # The same dialect after its special tokens were stripped.
 _BARE_HARMONY = re.compile(r"\s*(?:assistant)?(?:analysis|commentary)(?=[A-Z\s])")
 _BARE_HARMONY_FINAL = "assistantfinal"
-_HEADINGS = (
-    # IBM Granite; HuatuoGPT-o1 and models tuned on its data.
-    re.compile(r"\s*here(?: is|'s) my thought process:.*here(?: is|'s) my response:", re.I | re.S),
-    re.compile(
-        r"\s*(?:#{1,4} *|\*\*)(?:thinking|thoughts?|reasoning|analysis)\b.*\n\s*(?:#{1,4} *|\*\*)"
-        r"(?:final +)?(?:response|answer|conclusion)\b[:* ]*\n",
-        re.I | re.S,
-    ),
+# IBM Granite.
+_THOUGHT_PROCESS = re.compile(
+    r"\s*here(?: is|'s) my thought process:.*here(?: is|'s) my response:", re.I | re.S
+)
+# HuatuoGPT-o1 and models tuned on its data. In a report such headings are its sections.
+_THINKING_HEADING = re.compile(
+    r"\s*(?:#{1,4} *|\*\*)(?:thinking|thoughts?|reasoning|analysis)\b.*\n\s*(?:#{1,4} *|\*\*)"
+    r"(?:final +)?(?:response|answer|conclusion)\b[:* ]*\n",
+    re.I | re.S,
 )
 
 _BOX = re.compile(r"\\(?:f?boxed|fbox|box)\s*(?:\{|(?=[A-Za-z]\b))")
@@ -134,10 +125,27 @@ class FinalTurn(NamedTuple):
     answer: str | None = None
     is_structured: bool = False
 
+    @property
+    def content(self) -> str:
+        """What is to be read: the marked answer, else all of the turn."""
+        return self.text if self.answer is None else self.answer
+
+    @property
+    def blank_status(self) -> Status:
+        """The status of a turn without content: JSON without an answer is not an empty reply."""
+        return "unparsed" if self.is_structured else "empty"
+
 
 def read_final_turn(reply: str) -> FinalTurn:
     """The final turn of a reply: the first of `read_turns`."""
     return read_turns(reply)[0]
+
+
+def read_message(reply: str) -> FinalTurn:
+    """The model's own message as a whole, for replies that are documents: its headings and lines
+    that look like a question belong to it.
+    """
+    return _read_turn(_own_messages(strip_reasoning(reply))[0])
 
 
 def read_turns(reply: str) -> tuple[FinalTurn, ...]:
@@ -147,7 +155,10 @@ def read_turns(reply: str) -> tuple[FinalTurn, ...]:
     later one is read only where the earlier ones hold no answer, such as an echo of the prompt.
     """
     text = strip_reasoning(reply)
-    return tuple(map(_read_turn, _split_turns(text)))
+    if heading := _THINKING_HEADING.match(text[:_MAX_JSON_CHARS]):
+        text = text[heading.end() :]
+    turns = [part for message in _own_messages(text) for part in _split_invented(message)]
+    return tuple(_read_turn(turn) for turn in turns if turn.strip()) or (FinalTurn(""),)
 
 
 def strip_reasoning(reply: str) -> str:
@@ -156,12 +167,10 @@ def strip_reasoning(reply: str) -> str:
     A block that was opened in the prompt has only an end, a truncated one only a start.
     """
     text = _strip_harmony(reply)
-    if any(map(text.__contains__, _SPACE_OF_MARK)):
+    if any(map(text.__contains__, _MARK_STARTS)):
         text = _strip_marked(text)
-    for heading in _HEADINGS:
-        if match := heading.match(text[:_MAX_JSON_CHARS]):
-            return text[match.end() :]
-    return text
+    thoughts = _THOUGHT_PROCESS.match(text[:_MAX_JSON_CHARS])
+    return text[thoughts.end() :] if thoughts else text
 
 
 def _strip_harmony(reply: str) -> str:
@@ -217,24 +226,23 @@ def _strip_marked(text: str) -> str:
     return "".join(parts) if depth_name else "".join((*parts, text[position:]))
 
 
-def _split_turns(text: str) -> list[str]:
-    """The texts that may be the model's own turn; never none."""
-    turns: list[str] = []
-    echoes: list[str] = []
-    if "<" in text or "[INST]" in text:
-        position, role = 0, "assistant"
-        for token in _ROLE_TOKEN.finditer(text):
-            (turns if role in ("assistant", "model", "") else echoes).append(
-                text[position : token.start()]
-            )
+def _own_messages(text: str) -> list[str]:
+    """The messages of a text that are the model's own, without chat tokens; never none.
+
+    A message under the role of a user is an echo of the prompt or was invented.
+    """
+    if "<" not in text and "[INST]" not in text:
+        return [text]
+    messages: list[str] = []
+    position, role = 0, "assistant"
+    for token in (*_ROLE_TOKEN.finditer(text), None):
+        if role in ("assistant", "model", ""):
+            message = text[position : token.start() if token else len(text)]
+            messages.append(_END_TOKEN.sub(" ", message))
+        if token:
             role = next((group for group in token.groups() if group is not None), "").casefold()
             position = token.end()
-        (turns if role in ("assistant", "model", "") else echoes).append(text[position:])
-        turns = [_END_TOKEN.sub(" ", turn) for turn in turns]
-    else:
-        turns = [text]
-    found = [part for turn in turns for part in _split_invented(turn) if part.strip()]
-    return found or [""]
+    return [message for message in messages if message.strip()] or [""]
 
 
 def _split_invented(text: str) -> list[str]:
@@ -260,7 +268,7 @@ def _read_turn(text: str) -> FinalTurn:
 
 def _last_answer_mark(text: str) -> tuple[int, int] | None:
     """Where the content of the last answer tag or LaTeX box (also one inside a tag) is."""
-    tag = _last_tag(text) if any(map(text.__contains__, _SPACE_OF_MARK)) else None
+    tag = _last_tag(text) if any(map(text.__contains__, _MARK_STARTS)) else None
     box = _last_box(text) if "\\" in text else None
     return max((span for span in (tag, box) if span), default=None)
 
@@ -333,15 +341,15 @@ def _parse_json(text: str) -> Any:
         )
     for spelling in spellings:
         try:
-            value = json.loads(spelling)
+            # What follows the value is text.
+            value, _ = json.JSONDecoder().raw_decode(spelling)
         except (ValueError, RecursionError):
             continue
-        return value if isinstance(value, dict | list) else None
-    try:
-        value, _ = json.JSONDecoder().raw_decode(body)
-        return value if isinstance(value, dict | list) else None
-    except (ValueError, RecursionError):
-        pass
+        # "[1] Cyst" is a list with a number, and no answer in JSON.
+        is_record = isinstance(value, dict) or (
+            isinstance(value, list) and any(isinstance(item, dict) for item in value)
+        )
+        return value if is_record else None
     # It was cut, or is not quite JSON: its first keys are still there.
     pairs = {
         pair["key"]: pair["word"].casefold() == "true"
@@ -426,7 +434,7 @@ _LATEX_SIGN = re.compile(r"\\[()\[\],;! ]|\$")
 _HTML = re.compile(r"</?(?:b|strong|i|em|u|p|br|span|div|code)\s*/?>|</?answer>", re.I)
 # Markup that was truncated at the start or the end: ">fat</".
 _PARTIAL_TAG = re.compile(r"^>|</\w{0,12}$")
-_MARKDOWN = re.compile(r"\*+|__|`+|^\s{0,3}(?:#{1,6}|>)\s+", re.M)
+_MARKDOWN = re.compile(r"\*+|__|`+|^\s{0,3}(?:#{1,6}\s+|>\s+(?!\d))", re.M)
 CJK = "\u3400-\u4dbf\u4e00-\u9fff"
 # Signs that distinguish options ("ER+", "<5", "-2") are separate words.
 _WORD = re.compile(

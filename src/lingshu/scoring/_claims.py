@@ -13,11 +13,13 @@ from typing import NamedTuple
 
 from lingshu.scoring._gated_pattern import GatedPattern
 
-LETTER = r"(?<![A-Za-z0-9'-])[(\[<\"']{0,2}(?-i:[A-Z])[)\]>\"']{0,2}(?![A-Za-z0-9]|['-][A-Za-z0-9])"
+_LETTER = (
+    r"(?<![A-Za-z0-9'-])[(\[<\"']{0,2}(?-i:[A-Z])[)\]>\"']{0,2}(?![A-Za-z0-9]|['-][A-Za-z0-9])"
+)
 _NOUN = r"(?:(?:the\s+)?(?:options?|choices?|letters?|answers?|选项)\s*:?\s*)?"
 _JOIN = r"\s*(?:,\s*(?:and|or|nor)\b|,|/|&|\band\b|\bor\b|\bnor\b|、|和|或|与|及)\s*"
-_GROUP = rf"{_NOUN}{LETTER}(?:{_JOIN}{_NOUN}{LETTER})*"
-_LIST = rf"{_NOUN}{LETTER}(?:{_JOIN}{_NOUN}{LETTER})+"
+_GROUP = rf"{_NOUN}{_LETTER}(?:{_JOIN}{_NOUN}{_LETTER})*"
+_LIST = rf"{_NOUN}{_LETTER}(?:{_JOIN}{_NOUN}{_LETTER})+"
 _SINGLE = re.compile(r"(?<![A-Za-z0-9])[A-Z](?![A-Za-z0-9])")
 
 _SENTENCE = re.compile(r"[^.;!?\n。；！？]*[.;!?\n。；！？]?")
@@ -48,7 +50,7 @@ _EARLIER = GatedPattern(
 )
 _CORRECTION = GatedPattern(
     rf"(?:(?:\.{{2,}}|…|\?)\s*no\b[\s,:—–-]*|,\s*no,\s+|\bno,?\s+wait\b[\s,.:—–-]*|\bwait\b[\s,.:—–-]*(?:no\b[\s,.:—–-]*)?|\b(?:sorry|correction|scratch\s+that|oops)\b[\s,.:—–-]*"
-    rf"|(?<=[,.—–\s])actually\b,?\s+|,?\s*不对,\s*|更正[:,]?\s*|,?\s*错了,\s*)(?=(?:it'?s\s+|it\s+is\s+|i\s+mean\s+|make\s+that\s+|rather\s+|the\s+(?:correct\s+|right\s+)?answer\s+(?:is|should\s+be)\s+|应该?(?:是|为|选)\s*)?{_NOUN}{LETTER}\s*(?:[.,;:!?。，；]|$|\n|(?<!I )is\b))",
+    rf"|(?<=[,.—–\s])actually\b,?\s+|,?\s*不对,\s*|更正[:,]?\s*|,?\s*错了,\s*)(?=(?:it'?s\s+|it\s+is\s+|i\s+mean\s+|make\s+that\s+|rather\s+|the\s+(?:correct\s+|right\s+)?answer\s+(?:is|should\s+be)\s+|应该?(?:是|为|选)\s*)?{_NOUN}{_LETTER}\s*(?:[.,;:!?。，；]|$|\n|(?<!I )is\b))",
     re.I,
 )
 _STRUCK = re.compile(r"~~[^~\n]{1,200}~~")
@@ -56,33 +58,34 @@ _STRUCK = re.compile(r"~~[^~\n]{1,200}~~")
 _LESSER = r"(?:least|less|worst|weakest|lowest)"
 _WRONG = (
     r"(?:wrong|incorrect|false|unlikely|excluded|eliminated|ruled\s+out|less\s+likely|implausible|impossible|dismissed"
-    r"|rejected|not\b|inconsistent)"
+    r"|rejected|not\b|inconsistent|out\b)"
 )
 _ZH_WRONG = r"(?:错误?|不正确|不符合?|不对|被?排除|不支持|不可能|不成立)"
 _DENIED_GROUP = GatedPattern(
     rf"\b(?:exclud(?:e|es|ed|ing)|eliminat(?:e|es|ed|ing)|rul(?:e|es|ed|ing)\s+out|reject(?:s|ed|ing)?|dismiss(?:es|ed|ing)?|discard(?:s|ed|ing)?|neither|none\s+of|anything\s+but|not|rather\s+than|instead\s+of|unlike)\s+(?:both\s+)?{_GROUP}"
     rf"|(?:排除|而?不是|而非|不选)\s*{_GROUP}"
     rf"|{_LIST}\s*(?:(?:are|were|can\s+be|could\s+be|seem|look|may\s+be)\s+(?:all\s+|both\s+|each\s+|also\s+|therefore\s+|thus\s+|clearly\s+)*{_WRONG}|(?:选项|项)?(?:均|都|皆|全)可?{_ZH_WRONG})"
-    rf"|{LETTER}\s*(?:is|was|seems|looks|can\s+be|could\s+be)\s+(?:also\s+|therefore\s+|thus\s+|clearly\s+)*{_WRONG}"
-    rf"|{LETTER}\s*(?:is|was|seems|looks|would\s+be|appears)\s+(?:clearly\s+|the\s+|far\s+|much\s+)*{_LESSER}\b[^.;,\n]{{0,40}}?(?:\s+than\s+{_NOUN}{LETTER}|(?=[.;,\n]|$))"
-    rf"|{LETTER}\s*(?:选项|项)?\s*(?:的?可能性)?\s*(?:最小|最低|较小|较低|不大|(?:与|和)[^,.;\n]{{1,10}}不符|不符合|不支持|不考虑)"
-    rf"|\b(?:second|third|fourth|fifth|2nd|3rd|4th|5th|next|least|followed\s+by)\b(?:\s+(?:most\s+likely|likely|choice|place|option|best|pick|answer|is|would\s+be|comes))*\s*[:=-]?\s*{_NOUN}{LETTER}"
-    rf"|(?:其次|第[二三四五])(?:可能)?(?:是|为|考虑|选)?[:,]?\s*{LETTER}",
+    rf"|{_GROUP}\s*(?:do|does|did)(?:\s+not|n't)\s+(?:fit|match|apply|explain|work|hold|agree)\b"
+    rf"|{_LETTER}\s*(?:is|was|seems|looks|can\s+be|could\s+be)\s+(?:also\s+|therefore\s+|thus\s+|clearly\s+)*{_WRONG}"
+    rf"|{_LETTER}\s*(?:is|was|seems|looks|would\s+be|appears)\s+(?:clearly\s+|the\s+|far\s+|much\s+)*{_LESSER}\b[^.;,\n]{{0,40}}?(?:\s+than\s+{_NOUN}{_LETTER}|(?=[.;,\n]|$))"
+    rf"|{_LETTER}\s*(?:选项|项)?\s*(?:的?可能性)?\s*(?:最小|最低|较小|较低|不大|(?:与|和)[^,.;\n]{{1,10}}不符|不符合|不支持|不考虑)"
+    rf"|\b(?:second|third|fourth|fifth|2nd|3rd|4th|5th|next|least|followed\s+by)\b(?:\s+(?:most\s+likely|likely|choice|place|option|best|pick|answer|is|would\s+be|comes))*\s*[:=-]?\s*{_NOUN}{_LETTER}"
+    rf"|(?:其次|第[二三四五])(?:可能)?(?:是|为|考虑|选)?[:,]?\s*{_LETTER}",
     re.I,
 )
 _PREFERRED = GatedPattern(
-    rf"(?P<preferred>{LETTER})\s+(?:(?:is|seems|looks|appears)\s+)?(?:(?:favou?red|preferred|preferable|superior|better|likelier|stronger|more\s+\w+(?:\s+\w+)?)\s+(?:over|than|to)|over)\s+{_NOUN}(?P<lesser>{LETTER})"
-    rf"|\bprefer(?:red)?\s+{_NOUN}(?P<preferred_2>{LETTER})\s+(?:to|over|rather\s+than|instead\s+of)\s+{_NOUN}(?P<lesser_2>{LETTER})"
-    rf"|更(?:可能|倾向|支持)(?:是|于)?\s*(?P<preferred_3>{LETTER})\s*(?:而非|而不是|,?不是)\s*(?P<lesser_3>{LETTER})"
-    rf"|(?P<preferred_4>{LETTER})\s*(?:选项|项)?\s*比\s*(?P<lesser_4>{LETTER})\s*(?:选项|项)?\s*(?=更)"
+    rf"(?P<preferred>{_LETTER})\s+(?:(?:is|seems|looks|appears)\s+)?(?:(?:a\s+)?(?:favou?red|preferred|preferable|superior|better(?:\s+\w+)?|likelier|stronger|more\s+\w+(?:\s+\w+)?)\s+(?:over|than|to)|over)\s+{_NOUN}(?P<lesser>{_LETTER})"
+    rf"|\bprefer(?:red)?\s+{_NOUN}(?P<preferred_2>{_LETTER})\s+(?:to|over|rather\s+than|instead\s+of)\s+{_NOUN}(?P<lesser_2>{_LETTER})"
+    rf"|更(?:可能|倾向|支持)(?:是|于)?\s*(?P<preferred_3>{_LETTER})\s*(?:而非|而不是|,?不是)\s*(?P<lesser_3>{_LETTER})"
+    rf"|(?P<preferred_4>{_LETTER})\s*(?:选项|项)?\s*比\s*(?P<lesser_4>{_LETTER})\s*(?:选项|项)?\s*(?=更)"
 )
 _REMAINS = GatedPattern(
-    rf"\b(?:leaves?|leaving|left\s+with|leaves?\s+us\s+with|leaving\s+us\s+with|leaves?\s+only)\s+(?:only\s+|just\s+)?{_NOUN}(?P<left>{LETTER})"
-    rf"|(?P<top>{LETTER})\s*\((?:most\s+likely|best|correct|likeliest|most\s+probable)\)"
-    rf"|\bmakes?\s+{_NOUN}(?P<makes>{LETTER})\s+(?:the\s+)?(?:right|correct|best|most\s+likely|likeliest)\b"
-    rf"|\b[Oo]nly\s+{_NOUN}(?P<only>{LETTER})\s+(?:remains|fits|is\s+left|matches|explains|applies|is\s+(?:consistent|correct|compatible|possible|right))"
-    rf"|\b(?:[Aa]ll|[Ee]very|[Ee]verything|[Aa]ny|[Ee]ach)\b[^.;\n]{{0,40}}?\b(?:except(?:\s+for)?|but|other\s+than|apart\s+from|save|besides)\s+{_NOUN}(?P<except>{LETTER})"
-    rf"|除了?\s*{_NOUN}(?P<zh>{LETTER})(?:选项|项)?(?:以?外|之外)"
+    rf"\b(?:leaves?|leaving|left\s+with|leaves?\s+us\s+with|leaving\s+us\s+with|leaves?\s+only)\s+(?:only\s+|just\s+)?{_NOUN}(?P<left>{_LETTER})"
+    rf"|(?P<top>{_LETTER})\s*\((?:most\s+likely|best|correct|likeliest|most\s+probable)\)"
+    rf"|\bmakes?\s+{_NOUN}(?P<makes>{_LETTER})\s+(?:the\s+)?(?:right|correct|best|most\s+likely|likeliest)\b"
+    rf"|\b[Oo]nly\s+{_NOUN}(?P<only>{_LETTER})\s+(?:remains|fits|is\s+left|matches|explains|applies|is\s+(?:consistent|correct|compatible|possible|right))"
+    rf"|\b(?:[Aa]ll|[Ee]very|[Ee]verything|[Aa]ny|[Ee]ach)\b[^.;\n]{{0,40}}?\b(?:except(?:\s+for)?|but|other\s+than|apart\s+from|save|besides)\s+{_NOUN}(?P<except>{_LETTER})"
+    rf"|除了?\s*{_NOUN}(?P<zh>{_LETTER})(?:选项|项)?(?:以?外|之外)"
 )
 _NUMBER = r"(?P<number>\d{1,3}(?:\.\d+)?|\.\d+)\s*(?P<percent>%)?"
 _PROBABILITY = re.compile(
@@ -138,7 +141,7 @@ def denied_letters(text: str, lowercase: str) -> tuple[str, frozenset[str]]:
 
     text = _DENIED_GROUP.sub(blank, text, lowercase)
     for match in reversed(_PREFERRED.finditer(text, lowercase)):
-        name = next(name for name in ("lesser", "lesser_2", "lesser_3", "lesser_4") if match[name])
+        name = match.lastgroup or ""  # the lesser option is named last
         letters.update(_SINGLE.findall(match[name]))
         start, end = match.span(name)
         text = f"{text[:start]}{' ' * (end - start)}{text[end:]}"
@@ -152,17 +155,13 @@ def claims(text: str, lowercase: str, option_texts: Mapping[str, str]) -> list[C
     """
     found = [
         Claim(
-            match.end() if pattern is _PREFERRED else match.start(name),
-            tuple(_SINGLE.findall(match[name])),
+            match.start(match.lastgroup or 0), tuple(_SINGLE.findall(match[match.lastgroup or 0]))
         )
-        for pattern, names in (
-            (_PREFERRED, ("preferred", "preferred_2", "preferred_3", "preferred_4")),
-            (_REMAINS, ("left", "makes", "top", "only", "except", "zh")),
-        )
-        for match in pattern.finditer(text, lowercase)
-        for name in names
-        if match[name]
+        for match in _REMAINS.finditer(text, lowercase)
     ]
+    for match in _PREFERRED.finditer(text, lowercase):
+        preferred = next(letter for letter in match.groups() if letter)
+        found.append(Claim(match.end(), tuple(_SINGLE.findall(preferred))))
     if ">" in text or "≻" in text:
         found += [Claim(match.end(), (match["letter"],)) for match in _RANKING.finditer(text)]
     probability = _likeliest(text, option_texts)
@@ -193,7 +192,10 @@ def _likeliest(text: str, option_texts: Mapping[str, str]) -> Claim | None:
     values: dict[str, float] = {}
     for letter, number, *_ in items:
         values.setdefault(letter, float(number))
-    are_percentages = sum(bool(percent) for _, _, percent, _ in items) * 2 > len(items)
+    are_percentages = (
+        sum(bool(percent) for _, _, percent, _ in items) * 2 > len(items)
+        or 99 <= sum(values.values()) <= 101
+    )
     are_shares = all("." in number or number in ("0", "1") for _, number, _, _ in items)
     if len(values) < 2 or not (are_percentages or (are_shares and max(values.values()) <= 1)):
         return None

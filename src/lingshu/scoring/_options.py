@@ -15,7 +15,7 @@ _NEGATED_BEFORE = re.compile(
     r" out|ruled out"
     r"|(?:not|\w+n't) (?:think|believe|suspect|say)(?: that)?"
     r"(?: it's| (?:it|this|that|there|the answer|the diagnosis) (?:is|would be|could be|shows))?"
-    r"|rather than|instead of|unlike|against|不 是|不 支 持|没 有|未 见|无|非|排 除|而 非)"
+    r"|rather than|instead of|unlike|against|>|不 是|不 支 持|没 有|未 见|无|非|排 除|而 非)"
     r"(?: (?:a|an|the|any|be|evidence|sign|signs|features?|of|for|likely|consistent|with|suggestive|indicative|suggest|show|see|seen"
     r"|typical|compatible|due|to|caused|by|definite|obvious))* $"
 )

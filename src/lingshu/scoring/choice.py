@@ -59,7 +59,7 @@ _DECLARED = re.compile(
     re.I | re.S,
 )
 _LEADING = re.compile(
-    rf"^{_NOUN}{_LETTER}(?P<next>\s*[.:,;)\-\n]|\s+(?:because|since|as|is|for|due|given)\b)", re.I
+    rf"^{_NOUN}{_LETTER}(?P<next>\s*[.:,;)\-\n]|\s+(?:because|since|as|for|due|given)\b)", re.I
 )
 _TRAILING = re.compile(rf"(?:^|[:;\n]\s*|[.!?]\s+){_NOUN}{_LETTER}[\s.!]*$")
 _HEDGES = (
@@ -78,12 +78,14 @@ _CUE = GatedPattern(
     rf"|\b(?:choice|option|selection|diagnosis|conclusion)\b\s*(?:(?:to|for|of|in|here|given)\b[^.:\n]{{0,60}}?\s(?=is|was|:))?{_HEDGES}+{_ADVERB}"
     # "I would go with option D"
     r"|\b(?:cho(?:ose|se|osing)|select|selected|pick|picked|go with|going with|opt"
-    r" for|favou?r|conclude(?: that)?)\s+"
+    r" for|favou?r|conclude(?: that)?|settle on|lean(?:ing)?(?: towards?)?)\s+"
+    # "The right one is D", "My vote is D"
+    rf"|\b(?:(?:right|correct|best)\s+(?:one|letter|fit|match|pick)|vote|bet)\b\s*{_HEDGES}+{_ADVERB}"
     # "I change my answer from A to D", "First choice: D", "1st: D"
     rf"|\bchang(?:e|ed|ing)\s+(?:my|the)\s+(?:answer|choice|mind)\s+(?:from\s+\S{{1,4}}\s+)?to\s+"
     r"|\b(?:1st|(?:first|top)\s+(?:choice|pick|place))\s*(?:[:=]|is\b)?\s*"
     r"|\bmost\s+(?:likely|probable)\s*(?:[:=]|is\b|(?=[(\[]?(?-i:[A-Z])\b))\s*"
-    r"|(?:更|最)符合\s*"
+    r"|(?:更|最)符合\s*|改(?:为|成|选)\s*|(?<=[,;])\s*是\s*(?=[A-Z])"
     r"|\b(?:answer|ans)\b\s*(?:=|:)[^.\n]{0,40}=\s*"
     r"|(?:答案|正确选项|正解|最佳选项)\]?(?:应该|应)?(?:就是|是|为|选|は|:)*\s*"
     r"|(?:应该选|应选择?|故选择?|因此选择?|所以选择?|本题选|选择|选)(?!项)(?:的?是)?:?\s*"
@@ -102,15 +104,15 @@ _LETTER_PATTERN = re.compile(_LETTER)
 # After these a letter counts only in upper case and where its clause ends: "so A."
 _WEAK = GatedPattern(
     rf"\b(?:[Ii]t is|[Ii]t's|[Tt]his is|must be|[Ss]o|[Tt]herefore|[Tt]hus|[Hh]ence"
-    rf"|think|guess|believe|(?:i|I)'d say|would say|can only be|[Aa]ctually|(?:[Bb]y|[Tt]hrough) (?:the )?(?:process of )?(?:elimination|exclusion)|(?:i|I) meant?)\s*[:,]?\s*{_NOUN}{_LETTER}(?=\s*(?:[.,;!?]|$))"
+    rf"|think|guess|believe|(?:i|I)'d say|would say|can only be|(?:got|has) to be|[Aa]ctually|[Dd]efinitely|[Cc]learly|[Cc]ertainly|[Oo]bviously|[Ss]urely|[Ww]ithout (?:a )?doubt|(?:[Bb]y|[Tt]hrough) (?:the )?(?:process of )?(?:elimination|exclusion)|(?:i|I) meant?)\s*[:,]?\s*{_NOUN}{_LETTER}(?=\s*(?:[.,;!?]|$))"
 )
 _VERDICT = GatedPattern(
     rf"{_LETTER}\s*(?:(?:is|seems|looks|appears|would be|must"
     r" be|remains)\s+(?:clearly\s+|therefore\s+|thus\s+)?(?:the\s+)?(?:(?:most|more)\s+)?(?:single\s+)?"
     r"(?:correct|right|best|true|likely|answer|appropriate|accurate|plausible|probable|fitting|suitable|reasonable"
     r"|(?<=more\s)consistent|(?<=most\s)consistent|better)\b"
-    r"|(?:best\s+)?(?:fits?|matches)\b|best\s+(?:explains?|describes?|accounts)\b"
-    r"|(?:选项|项)?\s*(?:是)?(?:正确|对的|最符合|最合适|最恰当|最可能|最佳|更佳|更合适|更恰当|更符合|符合题意))",
+    r"|(?:best\s+)?(?:fits?|matches)\b|best\s+(?:explains?|describes?|accounts)\b|it\s+is(?=\s*(?:[.,;!]|$))"
+    r"|(?:选项|项)?\s*(?:是)?(?:正确|对的|最符合|最合适|最恰当|最可能|最佳|的?可能性(?:最|更|较)?[大高]|更佳|更合适|更恰当|更符合|符合题意))",
     re.I,
 )
 _DENIED = GatedPattern(
@@ -133,14 +135,20 @@ _DENIED = GatedPattern(
 _OPTION_VERDICT = GatedPattern(
     # "✅ B" and "[x] B": the mark comes first.
     r"(?:(?P<no_mark>[✗✘❌✖×☐])|(?P<yes_mark>[✓✔✅√☑]))\s*(?:[Oo]ption\s+|选项\s?)?[(\[]?(?P<marked>[A-Z])(?![A-Za-z0-9])[)\]]?"
-    r"|(?<![A-Za-z0-9'-])(?:[Oo]ption\s+|选项\s?)?[(\[]?(?P<letter>[A-Za-z])(?:选项|项)?(?:[)\]]?\s?[:.)\-=,]+|[)\]]|[\s|]+(?=[✗✘❌✖×✓✔✅√]))\s*"
+    r"|(?<![A-Za-z0-9'-])(?:[Oo]ption\s+|选项\s?)?[(\[]?(?P<letter>[A-Za-z])(?:选项|项)?(?:[)\]]?\s?[:.)\-=,]+|[)\]]|[\s|]+(?=[✗✘❌✖×✓✔✅√])|\s*(?:→|[-=]>)|\s\((?=(?:yes|no|true|false|in?correct|right|wrong)\)))\s*"
     r"(?:(?P<no>(?:incorrect|wrong|false|(?:very |highly |most )?unlikely|less likely|excluded|ruled"
     r" out|impossible|implausible)\b|错|不正确|不对|否|不是"
     r"|(?<!, )not\b(?!\s+(?:the\s+|any\s+)?others?\b)|not\s+(?:correct|right|true|likely)\b"
     r"|no\b(?=\s*(?:[.,;!)]|$|\n|[(\[]?[A-Za-z][)\]:.]))|[✗✘❌✖×])"
-    r"|(?P<yes>[✓✔✅√]|(?:correct|right|true|yes|most likely|likely|best fit|正确|对|是)(?=\s*(?:[.,;!)]|$|\n|[(\[]?[A-Za-z][)\]:.]))))",
+    r"|(?P<yes>[✓✔✅√]|(?:correct|right|true|yes|most likely|likely|plausible|best fit|正确|对|是)(?=\s*(?:[.,;!)]|$|\n|\d{1,2}[.)]|[(\[]?[A-Za-z][)\]:.]))))",
     re.I,
 )
+# What follows an option's text in such a list, and its letter in front of it.
+_VERDICT_OF_TEXT = re.compile(
+    r"\s*[-–—:=]+\s*(?=(?:in?correct|wrong|right|true|false|yes|no|(?:most\s+|un)?likely|excluded|ruled\s+out)\s*(?:[.,;!]|$|\n))",
+    re.I,
+)
+_OWN_LABEL = re.compile(r"(?:^|\n)\W{0,4}[A-Z]\W{1,3}$")
 # What a list says of the option that it named last.
 _THIS_IS_RIGHT = GatedPattern(
     r"\b(?:this|that|which|it)\s+(?:is|would be|must be)\s+(?:therefore\s+|thus\s+|clearly\s+)?(?:the\s+)?"
@@ -242,23 +250,22 @@ def parse_choice(reply: str, choices: Sequence[str]) -> ParsedChoice:
 
 
 def _parse_turn(turn: FinalTurn, options: tuple[Option, ...]) -> ParsedChoice:
-    if turn.answer is not None:
-        parsed = _parse_text(_to_text(turn.answer), options)
-        if turn.is_structured or parsed.status != "unparsed":
-            return parsed
-        # A box that holds no option is text: "\boxed{CL = Dose / AUC}. Answer: B".
-        text = _to_text(turn.text)
-        reply = _parse_reply(text, normalize_words(text), fold_case(text), options)
-        return _explicit_choice(reply, options) or parsed
-    if len(turn.text) > _LONG_REPLY_CHARS:
-        tail_choice = _parse_tail(turn.text, options)
-        if tail_choice:
-            return tail_choice
-    return _parse_text(_to_text(turn.text), options)
+    text = _to_text(turn.content, options)
+    if is_empty(text):
+        return ParsedChoice((), turn.blank_status)
+    if turn.answer is None and len(turn.text) > _LONG_REPLY_CHARS:
+        return _parse_tail(turn.text, options) or _parse_text(text, options)
+    parsed = _parse_text(text, options)
+    if turn.answer is None or turn.is_structured or parsed.status != "unparsed":
+        return parsed
+    # A box that holds no option is text: "\boxed{CL = Dose / AUC}. Answer: B".
+    return _declared_choice(_to_text(turn.text, options), options) or parsed
 
 
-def _to_text(text: str) -> str:
-    """Plain text with the letters of options in ASCII and checkboxes as marks."""
+def _to_text(text: str, options: tuple[Option, ...]) -> str:
+    """Plain text with the letters of options in ASCII, checkboxes as marks, and quantities written as
+    in the options.
+    """
     if "<" in text:
         text = _BRACKETED.sub(r"\1", text)
     if "[" in text:
@@ -266,14 +273,17 @@ def _to_text(text: str) -> str:
     text = to_plain_text(text)
     if not text.isascii():
         text = _LOOKALIKE.sub(lambda match: match[0].translate(_LOOKALIKES), text)
-    return text
+    return normalize_quantities(text) if option_traits(options).has_number else text
+
+
+def _declared_choice(text: str, options: tuple[Option, ...]) -> ParsedChoice | None:
+    """What a part of a reply declares as its answer, whatever else it mentions."""
+    remaining = set_aside(text, fold_case(text))
+    parsed = _parse_reply(remaining, normalize_words(remaining), fold_case(remaining), options)
+    return _explicit_choice(parsed, options)
 
 
 def _parse_text(text: str, options: tuple[Option, ...]) -> ParsedChoice:
-    if is_empty(text):
-        return ParsedChoice((), "empty")
-    if option_traits(options).has_number:
-        text = normalize_quantities(text)
     bare_match = _BARE.match(text)
     if bare_match and _is_option_letter(bare_match["letter"], options):
         return ParsedChoice((bare_match["letter"].upper(),), "ok", "letter")
@@ -283,15 +293,16 @@ def _parse_text(text: str, options: tuple[Option, ...]) -> ParsedChoice:
         return full_text_match or _UNPARSED
     declared = _DECLARED.match(text)
     if declared and not option_traits(options).has_single_character:
-        rest = normalize_words(declared["rest"])
-        if not rest.strip(" |") and _is_option_letter(declared["letter"], options):
-            return ParsedChoice((declared["letter"].upper(),), "ok", "answer phrase")
-        if any(o.letter == declared["letter"].upper() and o.normalized == rest for o in options):
-            return ParsedChoice((declared["letter"].upper(),), "ok", "answer phrase")
+        letter, rest = declared["letter"].upper(), normalize_words(declared["rest"])
+        is_alone = not rest.strip(" |")
+        if any(o.letter == letter and (is_alone or o.normalized == rest) for o in options):
+            return ParsedChoice((letter,), "ok", "answer phrase")
     if _LETTERS_ONLY.match(text) and not option_traits(options).has_single_character:
         listed = {letter for letter in text if letter.isupper()}
         if len(listed) > 1 or _is_option_letter(min(listed), options):
             return _choice_of(listed, "letter")
+    if "\n" in text and (listed := _without_option_texts(text, options)) != text:
+        return _parse_text(listed, options)
     lowercase = fold_case(text)
     remaining = set_aside(text, lowercase)
     if remaining != text:
@@ -303,6 +314,16 @@ def _parse_text(text: str, options: tuple[Option, ...]) -> ParsedChoice:
         or _refusal_or_option(text, normalized, options)
         or _mentioned_option(text, normalized, parsed, options)
     )
+
+
+def _without_option_texts(text: str, options: tuple[Option, ...]) -> str:
+    """A list of verdicts with the letters alone: "A. Cyst - no" is "A. no"."""
+    for option in options:
+        start = text.find(option.text) if len(option.text) > 1 else -1
+        verdict = _VERDICT_OF_TEXT.match(text, start + len(option.text)) if start > 0 else None
+        if verdict and _OWN_LABEL.search(text[max(0, start - 8) : start]):
+            text = text[:start] + text[verdict.end() :]
+    return text
 
 
 def _parse_reply(
@@ -349,7 +370,7 @@ def _apply_option_verdicts(
         before = text[max(0, verdict.start() - 4) : verdict.start()].rstrip(" ")
         starts_clause = (
             not before
-            or before[-1] in ".;,!?\n-•|"
+            or before[-1] in ".;,!?\n-•|)"
             or text[verdict.start()] == "("
             or (verdicts and verdicts[-1].end() >= verdict.start() - 1)
         )
@@ -391,10 +412,7 @@ def _parse_tail(text: str, options: tuple[Option, ...]) -> ParsedChoice | None:
         or any(len(option.text) > _LONG_REPLY_CHARS for option in options)
     ):
         return None
-    tail = to_plain_text(text[start:])
-    return _explicit_choice(
-        _parse_reply(tail, normalize_words(tail), fold_case(tail), options), options
-    )
+    return _declared_choice(_to_text(text[start:], options), options)
 
 
 def _match_full_text(normalized: str, options: Sequence[Option]) -> ParsedChoice | None:

@@ -66,8 +66,7 @@ def parse_letters(reply: str, *, allowed: str = LETTERS) -> str:
     """The letters of `allowed` that a reply chooses, sorted: a first run such as "ABD", else
     all single ones.
     """
-    turn = read_final_turn(reply)
-    text = to_plain_text(turn.text if turn.answer is None else turn.answer)
+    text = to_plain_text(read_final_turn(reply).content)
     text = set_aside(text, fold_case(text))
     lowercase = fold_case(text)
     masked = _DENIED.sub(lambda match: " " * len(match[0]), text)

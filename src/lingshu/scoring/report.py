@@ -8,10 +8,11 @@ or box counts where there is one.
 RANGE: 0.0 to 1.0, None for an empty reply.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from lingshu.core.reply_text import read_final_turn, require_golds
+from lingshu.core.reply_text import read_message, require_golds
 from lingshu.core.types import MetricResult, Sample, Score
 from lingshu.scoring.metrics import (
     bert_score,
@@ -28,6 +29,7 @@ from lingshu.scoring.metrics import (
 from lingshu.scoring.metrics._base import ReportMetric, Reports
 
 RANGE = (0.0, 1.0)
+_FINDINGS_MARK = re.compile(r"<findings?>|\[FINDINGS?\]|[\"']findings?[\"']\s*:", re.I)
 # In the order of the report; RadCliQ is made of numbers of metrics before it.
 REPORT_METRICS: tuple[ReportMetric, ...] = (
     bleu.METRIC, rouge.METRIC, cider.METRIC, findings.METRIC, radgraph.METRIC, bert_score.METRIC,
@@ -36,9 +38,14 @@ REPORT_METRICS: tuple[ReportMetric, ...] = (
 
 
 def extract_report(reply: str) -> str:
-    """The report in a reply."""
-    turn = read_final_turn(reply)
-    return (turn.text if turn.answer is None else turn.answer).strip()
+    """The report in a reply.
+
+    A report whose sections are tags or keys of JSON is taken whole: none of them is its answer.
+    """
+    message = read_message(reply)
+    has_sections = _FINDINGS_MARK.search(message.text) is not None
+    has_answer = bool(message.answer) and not has_sections
+    return (message.content if has_answer else message.text).strip()
 
 
 def score(sample: Sample, reply: str) -> Score:

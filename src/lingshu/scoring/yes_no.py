@@ -13,6 +13,7 @@ RANGE: 1.0 right, 0.0 wrong, None where no verdict could be read.
 
 import json
 import re
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +33,7 @@ from lingshu.core.reply_text import (
 from lingshu.core.types import Sample, Score, Status
 
 RANGE = (0.0, 1.0)
+_END_CHARS = 2_000  # of a long reply its clauses are read at either end
 Polarity = Literal["yes", "no"]
 
 # "No doubt there is a mass" denies nothing, and "no firm conclusion can be drawn" leaves it open.
@@ -82,8 +84,6 @@ _REJECTED = re.compile(
 )
 # A word that stands for the whole answer, not the head of "no pneumothorax".
 _STANDS_ALONE = re.compile(r"[\s\"')\]*]*(?:[,.;:!?\-\u2013\u2014(]|$|\n)")
-
-
 _NOT = r"(?:\s+not|n['’]t|\s+never)"
 _BE = r"(?:is|are|was|were|be|been|being)"
 _SEEM = r"(?:appears?|seems?|looks?|remains?|exists?)"
@@ -110,7 +110,7 @@ _FRAMES = tuple(
     re.compile(pattern, re.I)
     for pattern in (
         # "there is", "there does not appear to be", "not only is there"
-        rf"\bthere(?:['’]s|\s+(?:(?:do|does|did|has|have)(?:{_NOT})?\s+)?(?:{_BE}|{_SEEM})\b)|\b{_BE}\s+there\b",
+        rf"\bexists?\b|\bthere(?:['’]s|\s+(?:(?:do|does|did|has|have)(?:{_NOT})?\s+)?(?:{_BE}|{_SEEM})\b)|\b{_BE}\s+there\b",
         # "the image does not show", "it fails to show", "the patient has"
         rf"^(?:(?:the|this|that|these|those|his|her|an?|it|they|he|she)\s+)?(?:[\w'’-]+\s+){{0,6}}?(?:{_SHOW})\b",
         # "is consistent with", "is positive for"
@@ -121,7 +121,7 @@ _FRAMES = tuple(
         # "X is not seen", "X cannot be seen"
         rf"\b(?:{_BE}|{_SEEM})(?:{_NOT})?\s+(?:to\s+be\s+)?{_ADVERB}(?:{_STATE}|{_ABSENT})\b",
         # "X: absent", "X detected"
-        rf"^[^:]{{1,60}}:\s*(?:{_STATE}|{_ABSENT}|yes|positive|negative|none|no)\b\W*$",
+        rf"^[^:]{{1,60}}:\s*(?:not\s+)?(?:{_STATE}|{_ABSENT}|yes|positive|negative|none|no)\b\W*$",
         rf"^(?:[\w-]+\s+){{1,6}}(?:{_STATE}|{_ABSENT})\W*$",
         # "no X", "evidence of X"
         r"^\W*(?:no|without|absence\s+of|lack\s+of|free\s+of|evidence\s+of|signs?\s+of)\s+(?=\w)",
@@ -163,6 +163,7 @@ _ONLY_LEAD_IN = re.compile(
 _DOUBT_FREE = re.compile(r"^\W*(?:no|without)\s+(?:a\s+)?(?:doubt|question)\b[\s,]*", re.I)
 _DOUBT = re.compile(r"\b(?:doubt|question)\b", re.I)
 _BARE = re.compile(r"^[\W_]*(.*?)[\W_]*$", re.S)
+_THAT_IS = re.compile(r"^(?:that|this|it)(?:'s| is)\s+(?=(?:in?correct|right|wrong|true|false)$)")
 _HEDGED_WORD = re.compile(
     r"^(?:(?:most|very|highly|quite)\s+)?(?:likely|probably|possibly|presumably|apparently)\s+(yes|no)\b"
 )
@@ -187,89 +188,6 @@ _QUESTION_OBJECT = re.compile(
     r"\b(?:(?:is|are|was|were)\s+there|(?:do|does|did|can|could)\b[^?]{0,60}?\b(?:show|have|demonstrate|reveal|contain|see|indicate|suggest|display|exhibit|include|find|identify))\s+"
     r"(?:(?:an?|any|the|some|evidence|signs?|findings?|indications?|presence|of|obvious|visible|significant)\s+)*"
     r"(?P<what>[^?]+?)(?=\s+(?:in|on|of|at|within|seen|visible|present|noted|near|along|around|inside|with|to|from|as|that|which|involving|affecting|identified|for|under|over|between)\b|[?.]|$)"
-)
-_STOP_WORDS = frozenset(
-    [
-        "is",
-        "there",
-        "a",
-        "an",
-        "the",
-        "any",
-        "of",
-        "in",
-        "on",
-        "at",
-        "to",
-        "this",
-        "that",
-        "these",
-        "those",
-        "image",
-        "picture",
-        "scan",
-        "x-ray",
-        "xray",
-        "ray",
-        "chest",
-        "film",
-        "photo",
-        "does",
-        "do",
-        "did",
-        "show",
-        "shows",
-        "have",
-        "has",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "seen",
-        "visible",
-        "present",
-        "evident",
-        "it",
-        "its",
-        "for",
-        "with",
-        "and",
-        "or",
-        "by",
-        "from",
-        "can",
-        "could",
-        "you",
-        "see",
-        "patient",
-        "what",
-        "which",
-        "where",
-        "abnormal",
-        "abnormality",
-        "evidence",
-        "sign",
-        "signs",
-        "suggest",
-        "indicate",
-        "demonstrate",
-        "ct",
-        "mri",
-        "mr",
-        "radiograph",
-        "ultrasound",
-        "as",
-        "not",
-        "no",
-        "yes",
-        "answer",
-        "question",
-        "choose",
-        "following",
-        "given",
-        "provided",
-    ]
 )
 
 
@@ -302,7 +220,9 @@ def _read_clauses(text: str, question: str) -> list[Clause]:
     """
     topic = _parse_question(question)
     clauses: list[Clause] = []
-    sentences = [sentence for sentence in _SENTENCE.split(text[:4000]) if sentence.strip()][:40]
+    if len(text) > 2 * _END_CHARS:
+        text = f"{text[:_END_CHARS]}\n{text[-_END_CHARS:]}"
+    sentences = [sentence for sentence in _SENTENCE.split(text) if sentence.strip()]
     for index, sentence in enumerate(sentences):
         is_complete = index + 1 < len(sentences) or sentence.rstrip()[-1:] in ".!?;。！？；"
         is_chinese = re.search(f"[{CJK}]", sentence) is not None
@@ -327,12 +247,23 @@ def _has_topic(question: str) -> bool:
     return bool(_parse_question(question).words)
 
 
+class Words(NamedTuple):
+    """The words of yes_no_words.json: whole replies that affirm or deny, and the words of a question
+    or a clause that do not say what it is about.
+    """
+
+    verdicts: Mapping[str, Polarity]
+    function_words: frozenset[str]
+
+
 @cache
-def _verdict_words() -> dict[str, Polarity]:
-    """Replies of a few words that affirm or deny, from verdict_words.json."""
-    path = Path(__file__).with_name("verdict_words.json")
-    table = json.loads(path.read_text(encoding="utf-8"))
-    return {words: polarity for polarity, rows in table.items() for words in rows}
+def _words() -> Words:
+    table = json.loads(Path(__file__).with_name("yes_no_words.json").read_text(encoding="utf-8"))
+    verdicts: dict[str, Polarity] = {
+        **dict.fromkeys(table["yes"], "yes"),
+        **dict.fromkeys(table["no"], "no"),
+    }
+    return Words(verdicts, frozenset(table["function_words"].split()))
 
 
 def _names_topic(text: str, question: str) -> bool:
@@ -349,9 +280,10 @@ def _bare_verdict(text: str) -> Polarity | None:
         return None
     words = _BARE.sub(r"\1", text).casefold().replace("’", "'")
     words = re.split(r"[,(;.]", words, maxsplit=1)[0].strip()
+    words = _THAT_IS.sub("", words)
     if match := _HEDGED_WORD.match(words):
         return "yes" if match[1] == "yes" else "no"
-    return _verdict_words().get(words)
+    return _words().verdicts.get(words)
 
 
 def _read_clause(clause: str, topic: Topic) -> Polarity | None:
@@ -410,19 +342,17 @@ def _read_chinese(clause: str) -> Polarity | None:
 @lru_cache(maxsize=4096)
 def _parse_question(question: str) -> Topic:
     lowercase = question.casefold()
-    match = _QUESTION_OBJECT.search(lowercase)
     words = _content_words(lowercase)
-    phrase = _content_words(match["what"]) if match else []
-    # "a mass or a nodule": either is what was asked; "pleural effusion": its last word.
-    heads = (
-        {
-            _content_words(part)[-1]
-            for part in re.split(r"\b(?:or|and)\b|,|/", match["what"])
-            if _content_words(part)
-        }
-        if match and phrase
-        else set(words)
-    )
+    match = _QUESTION_OBJECT.search(lowercase)
+    # "a mass or a nodule": either is what was asked.
+    parts = re.split(r"\b(?:or|and)\b|,|/", match["what"]) if match else []
+    phrases = [phrase for part in parts if (phrase := _content_words(part))]
+    # "pleural effusion" is named by its last word, "intraparenchymal abnormality" by either.
+    heads = {
+        word
+        for phrase in phrases
+        for word in (phrase if phrase[-1] == "abnormality" else phrase[-1:])
+    } or set(words)
     stripped = _ZH_QUESTION_WORDS.sub(" ", lowercase)
     pairs = {"".join(pair) for run in re.findall(f"[{CJK}]+", stripped) for pair in pairwise(run)}
     sides = frozenset(re.findall(r"\b(?:left|right)\b", lowercase)) | frozenset(
@@ -433,7 +363,7 @@ def _parse_question(question: str) -> Topic:
 
 def _content_words(text: str) -> list[str]:
     words = (_stem(word) for word in re.findall(r"[a-z][a-z-]+", text))
-    return [word for word in words if word not in _STOP_WORDS]
+    return [word for word in words if word not in _words().function_words]
 
 
 def _stem(word: str) -> str:
@@ -486,9 +416,9 @@ def parse_polarity(reply: str, question: str = "") -> ParsedPolarity:
 
 
 def _parse_turn(turn: FinalTurn, question: str) -> ParsedPolarity:
-    text = to_plain_text(turn.text if turn.answer is None else turn.answer)
+    text = to_plain_text(turn.content)
     if is_empty(text):
-        return ParsedPolarity(None, "empty")
+        return ParsedPolarity(None, turn.blank_status)
     if _HEDGE.search(text):
         return ParsedPolarity(None, "multiple")
     if rejected := _REJECTED.search(text):
