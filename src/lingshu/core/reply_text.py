@@ -31,6 +31,7 @@ _ANSWER_NAMES = (
     *("answer", "final", "solution", "response", "conclusion", "output", "result", "verdict"),
     *("begin_of_box", "end_of_box", "答案"),
 )
+_SHORT_ANSWER_NAMES = ("ans", "choice", "letter")
 _CLOSING = ("end", "unused95")  # how the name of a closing mark without a slash begins
 _MARK = re.compile(
     r"<\|?(?P<slash>/?)(?P<name>[A-Za-z\u4e00-\u9fff][\w:.-]{0,40})\|?>"
@@ -193,7 +194,8 @@ def _classify(name: str) -> _MarkKind | None:
     lowercase = name.casefold()
     if any(word in lowercase for word in _REASONING_NAMES):
         return "reasoning"
-    return "answer" if any(word in lowercase for word in _ANSWER_NAMES) else None
+    is_answer = lowercase in _SHORT_ANSWER_NAMES or any(word in lowercase for word in _ANSWER_NAMES)
+    return "answer" if is_answer else None
 
 
 def _parse_mark(mark: re.Match[str]) -> tuple[_MarkKind | None, bool, str]:

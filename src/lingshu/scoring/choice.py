@@ -59,7 +59,8 @@ _DECLARED = re.compile(
     re.I | re.S,
 )
 _LEADING = re.compile(
-    rf"^{_NOUN}{_LETTER}(?P<next>\s*[.:,;)\-\n]|\s+(?:because|since|as|for|due|given)\b)", re.I
+    rf"^{_NOUN}{_LETTER}(?P<next>\s*[.:,;)\-\n]|\s+(?:because|since|as|for|due|given)\b|\s*\((?:confidence|probability|certainty)\b)",
+    re.I,
 )
 _TRAILING = re.compile(rf"(?:^|[:;\n]\s*|[.!?]\s+){_NOUN}{_LETTER}[\s.!]*$")
 _HEDGES = (
@@ -75,7 +76,7 @@ _CUE = GatedPattern(
     # "Answer D", "The final answer to this question is: D"
     rf"\b(?:answer|ans)\b\s*(?:\((?:final|letter)\)\s*)?(?:\s(?:to|for|of)\s[^.:\n]{{1,60}}?\s(?=is|was|:))?\s*{_HEDGES}*{_ADVERB}"
     # "Selected option: D", "The best choice is D"
-    rf"|\b(?:choice|option|selection|diagnosis|conclusion)\b\s*(?:(?:to|for|of|in|here|given)\b[^.:\n]{{0,60}}?\s(?=is|was|:))?{_HEDGES}+{_ADVERB}"
+    rf"|\b(?:choice|option|selection|diagnosis|conclusion|finding)\b\s*(?:(?:to|for|of|in|here|given|shown)\b[^.:\n]{{0,60}}?\s(?=is|was|:))?{_HEDGES}+{_ADVERB}"
     # "I would go with option D"
     r"|\b(?:cho(?:ose|se|osing)|select|selected|pick|picked|go with|going with|opt"
     r" for|favou?r|conclude(?: that)?|settle on|lean(?:ing)?(?: towards?)?)\s+"
@@ -104,14 +105,14 @@ _LETTER_PATTERN = re.compile(_LETTER)
 # After these a letter counts only in upper case and where its clause ends: "so A."
 _WEAK = GatedPattern(
     rf"\b(?:[Ii]t is|[Ii]t's|[Tt]his is|must be|[Ss]o|[Tt]herefore|[Tt]hus|[Hh]ence"
-    rf"|think|guess|believe|(?:i|I)'d say|would say|can only be|(?:got|has) to be|[Aa]ctually|[Dd]efinitely|[Cc]learly|[Cc]ertainly|[Oo]bviously|[Ss]urely|[Ww]ithout (?:a )?doubt|(?:[Bb]y|[Tt]hrough) (?:the )?(?:process of )?(?:elimination|exclusion)|(?:i|I) meant?)\s*[:,]?\s*{_NOUN}{_LETTER}(?=\s*(?:[.,;!?]|$))"
+    rf"|think|guess|believe|(?:i|I)'d say|would say|can only be|(?:got|has) to be|[Ii]t (?:should|would|will) be|[Aa]ctually|[Dd]efinitely|[Cc]learly|[Cc]ertainly|[Oo]bviously|[Ss]urely|[Ww]ithout (?:a )?doubt|(?:[Bb]y|[Tt]hrough) (?:the )?(?:process of )?(?:elimination|exclusion)|(?:i|I) meant?)\s*[:,]?\s*{_NOUN}{_LETTER}(?=\s*(?:[.,;!?]|$))"
 )
 _VERDICT = GatedPattern(
     rf"{_LETTER}\s*(?:(?:is|seems|looks|appears|would be|must"
     r" be|remains)\s+(?:clearly\s+|therefore\s+|thus\s+)?(?:the\s+)?(?:(?:most|more)\s+)?(?:single\s+)?"
     r"(?:correct|right|best|true|likely|answer|appropriate|accurate|plausible|probable|fitting|suitable|reasonable"
     r"|(?<=more\s)consistent|(?<=most\s)consistent|better)\b"
-    r"|(?:best\s+)?(?:fits?|matches)\b|best\s+(?:explains?|describes?|accounts)\b|it\s+is(?=\s*(?:[.,;!]|$))"
+    r"|(?:best\s+)?(?:fits?|matches)\b|best\s+(?:explains?|describes?|accounts)\b|it\s+is(?=\s*(?:[.,;!]|$))|is\s+my\s+(?:final\s+)?(?:answer|choice|pick)\b"
     r"|(?:选项|项)?\s*(?:是)?(?:正确|对的|最符合|最合适|最恰当|最可能|最佳|的?可能性(?:最|更|较)?[大高]|更佳|更合适|更恰当|更符合|符合题意))",
     re.I,
 )
@@ -135,20 +136,23 @@ _DENIED = GatedPattern(
 _OPTION_VERDICT = GatedPattern(
     # "✅ B" and "[x] B": the mark comes first.
     r"(?:(?P<no_mark>[✗✘❌✖×☐])|(?P<yes_mark>[✓✔✅√☑]))\s*(?:[Oo]ption\s+|选项\s?)?[(\[]?(?P<marked>[A-Z])(?![A-Za-z0-9])[)\]]?"
-    r"|(?<![A-Za-z0-9'-])(?:[Oo]ption\s+|选项\s?)?[(\[]?(?P<letter>[A-Za-z])(?:选项|项)?(?:[)\]]?\s?[:.)\-=,]+|[)\]]|[\s|]+(?=[✗✘❌✖×✓✔✅√])|\s*(?:→|[-=]>)|\s\((?=(?:yes|no|true|false|in?correct|right|wrong)\)))\s*"
-    r"(?:(?P<no>(?:incorrect|wrong|false|(?:very |highly |most )?unlikely|less likely|excluded|ruled"
+    r"|(?<![A-Za-z0-9'-])(?:[Oo]ption\s+|选项\s?)?[(\[]?(?P<letter>[A-Za-z])(?:选项|项)?(?:[)\]]?\s?[:.)\-=,?]+|\s*\||[)\]]|[\s|]+(?=[✗✘❌✖×✓✔✅√])|\s*(?:→|[-=]>)|\s\((?=(?:yes|no|true|false|in?correct|right|wrong)\)))\s*"
+    r"(?:(?P<no>(?:incorrect|wrong|false|absent|(?:very |highly |most )?unlikely|less likely|excluded|ruled"
     r" out|impossible|implausible)\b|错|不正确|不对|否|不是"
     r"|(?<!, )not\b(?!\s+(?:the\s+|any\s+)?others?\b)|not\s+(?:correct|right|true|likely)\b"
-    r"|no\b(?=\s*(?:[.,;!)]|$|\n|[(\[]?[A-Za-z][)\]:.]))|[✗✘❌✖×])"
-    r"|(?P<yes>[✓✔✅√]|(?:correct|right|true|yes|most likely|likely|plausible|best fit|正确|对|是)(?=\s*(?:[.,;!)]|$|\n|\d{1,2}[.)]|[(\[]?[A-Za-z][)\]:.]))))",
+    r"|no\b(?=\s*(?:[.,;!)|]|$|\n|[(\[]?[A-Za-z][)\]:.]))|[✗✘❌✖×])"
+    r"|(?P<yes>[✓✔✅√]|(?:correct|right|true|yes|present|most likely|likely|plausible|best fit|正确|对|是)(?=\s*(?:[.,;!)|]|$|\n|\d{1,2}[.)]|[(\[]?[A-Za-z][)\]:.]))))",
     re.I,
 )
 # What follows an option's text in such a list, and its letter in front of it.
 _VERDICT_OF_TEXT = re.compile(
-    r"\s*[-–—:=]+\s*(?=(?:in?correct|wrong|right|true|false|yes|no|(?:most\s+|un)?likely|excluded|ruled\s+out)\s*(?:[.,;!]|$|\n))",
+    r"(?:\s*[-–—:=]+\s*|\s+(?=[✗✘❌✖×✓✔✅√]))(?=(?:[✗✘❌✖×✓✔✅√]|in?correct|wrong|right|true|false|yes|no|present|absent|(?:most\s+|un)?likely|excluded|ruled\s+out)\s*(?:[.,;!]|$|\n))",
     re.I,
 )
-_OWN_LABEL = re.compile(r"(?:^|\n)\W{0,4}[A-Z]\W{1,3}$")
+_OWN_LABEL = re.compile(r"(?:^|\n)\W{0,4}[A-Z][^\w\n]{1,3}\Z")
+_MARK_BEFORE = re.compile(r"(?:^|\n)[\s*•|-]*[✗✘❌✖×☐✓✔✅√☑]\s?$")
+_LINE_END = re.compile(r"[\s.,;|]*?(?:\n|$)")
+_LINE_START = re.compile(r"(?:^|\n)[\s*•|-]{0,6}$")
 # What a list says of the option that it named last.
 _THIS_IS_RIGHT = GatedPattern(
     r"\b(?:this|that|which|it)\s+(?:is|would be|must be)\s+(?:therefore\s+|thus\s+|clearly\s+)?(?:the\s+)?"
@@ -317,12 +321,21 @@ def _parse_text(text: str, options: tuple[Option, ...]) -> ParsedChoice:
 
 
 def _without_option_texts(text: str, options: tuple[Option, ...]) -> str:
-    """A list of verdicts with the letters alone: "A. Cyst - no" is "A. no"."""
+    """A list of verdicts with letters alone: "A. Cyst - no" and "Cyst: no" are "A: no", and
+    "✓ Cyst" is "✓ A".
+    """
     for option in options:
         start = text.find(option.text) if len(option.text) > 1 else -1
-        verdict = _VERDICT_OF_TEXT.match(text, start + len(option.text)) if start > 0 else None
-        if verdict and _OWN_LABEL.search(text[max(0, start - 8) : start]):
-            text = text[:start] + text[verdict.end() :]
+        if start < 0:
+            continue
+        before, end = text[max(0, start - 8) : start], start + len(option.text)
+        if verdict := _VERDICT_OF_TEXT.match(text, end):
+            if _OWN_LABEL.search(before):
+                text = text[:start] + text[verdict.end() :]
+            elif _LINE_START.search(before):
+                text = f"{text[:start]}{option.letter}: {text[verdict.end() :]}"
+        elif _MARK_BEFORE.search(before) and _LINE_END.match(text, end):
+            text = f"{text[:start]}{option.letter}{text[end:]}"
     return text
 
 
