@@ -98,7 +98,7 @@ PATHOLOGICAL_PARTS = (
     "lung ", "and ", ",", ".", ". ", ":", ";", "'", "-", "1", "1,", "1.", "1.1", "9,999", "I ", "I am ", "cannot be ",
     "is ", "it is ", "therefore ", "so ", "therefore, A", "option ", "\x00", "\u202e", "İ", "😀", "\ud83d", "a'", "a-",
     "-> ", "= ", "==", "é", "the diagnosis is ", "i do not ", "there is ", "According to ", "不", "是否", "**", "__a",
-    "<b>", "\\(", "the ", "{", "}", "[", "]", "A]",
+    "<b>", "\\(", "the ", "{", "}", "[", "]", "A]", "is the most likely ",
 )  # fmt: skip
 
 

@@ -44,6 +44,7 @@ from lingshu.scoring._quantities import normalize_quantities
 RANGE = (0.0, 1.0)
 _MAX_CUES = 256
 _LONG_REPLY_CHARS, _TAIL_CHARS = 1_200, 600  # characters
+_SENTENCE_CHARS = 2_000  # as far back as an option is looked for before its verdict
 
 # One letter that is no part of a word: not the B of "B-cell" or "B2", not the t of "isn't".
 _LETTER = (
@@ -590,8 +591,8 @@ def _concluded_option(parsed: ParsedReply, options: tuple[Option, ...]) -> Parse
     named: set[str] = set()
     normalized = parsed.normalized
     for verdict in _TEXT_VERDICT.finditer(normalized):
-        before = normalized[: verdict.start() + 1]
-        sentence = before[before.rfind(" | ") + 1 :] if " | " in before else before
+        sentence = normalized[max(0, verdict.start() - _SENTENCE_CHARS) : verdict.start() + 1]
+        sentence = sentence[sentence.rfind(" | ") + 1 :]
         ending = [o for o in options if len(o.normalized) > 3 and sentence.endswith(o.normalized)]
         ending = [o for o in ending if is_affirmed(sentence, o.normalized)]
         named.update(o.letter for o in sorted(ending, key=lambda o: -len(o.normalized))[:1])
