@@ -31,6 +31,7 @@ REQUIRED = {
     "merges": "method",
     "metrics": "METRIC",
     "families": "FAMILY",
+    "trackers": "open_run",
 }
 FIRST_PARAMETERS = {"scoring": ["sample", "reply"], "engines": ["model", "options"]}
 REGISTERED = [(group, name) for group in GROUPS for name in builtin_modules(group)]

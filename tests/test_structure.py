@@ -24,7 +24,7 @@ MAX_LINES, COLUMNS, MAX_FILES, MAX_HELPERS, FRAGMENT_LINES = 800, 100, 25, 10, 1
 # Folders in which one public file is one plug-in (a benchmark, a step, a verb, ...).
 PLUG_IN_FOLDERS = {
     "tasks", "ops", "engines", "sources", "sources/corpora", "scoring", "scoring/metrics", "recipes",
-    "weights/methods", "models/families", "deidentify/detectors", "cli",
+    "weights/methods", "models/families", "deidentify/detectors", "train/trackers", "cli",
 }  # fmt: skip
 WORDING = tomllib.loads((TESTS / "support" / "wording.toml").read_text("utf-8"))
 SPELLINGS = [re.compile(pattern, re.IGNORECASE) for pattern in WORDING["spellings"]]

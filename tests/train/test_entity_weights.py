@@ -24,6 +24,7 @@ from lingshu.train.config import LearningRates, Objective, Stage
 from lingshu.train.data import StageData, encode_training_samples
 from lingshu.train.loop import train
 from lingshu.train.objectives import TokenWeightedLoss
+from lingshu.train.progress import StepProgress
 from lingshu.train.step import Trainer, build_trainer
 from tests.support.tiny import FAMILIES, make_image, small_config, tiny, write_phantoms
 
@@ -317,8 +318,8 @@ def test_a_stopped_run_of_weighted_tokens_ends_in_the_same_bits(
     config = replace(config, stages=(weighed,), data={"instruct": str(phantoms)})
     uninterrupted = train(config, tmp_path / "plain")
 
-    def interrupt(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
-        if step == 2:
+    def interrupt(now: StepProgress) -> None:
+        if now.step == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

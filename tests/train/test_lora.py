@@ -16,6 +16,7 @@ from lingshu.recipes.lora_7b import recipe
 from lingshu.train.config import LearningRates, Lora, Stage, TrainConfig
 from lingshu.train.estimate import estimate_run
 from lingshu.train.loop import train
+from lingshu.train.progress import StepProgress
 from tests.support.tiny import REPRESENTATIVES, small_config
 
 peft = pytest.importorskip("peft", reason="peft is not installed")
@@ -101,8 +102,8 @@ def test_an_interrupted_lora_stage_ends_in_the_same_bits(
     class Interrupted(Exception):
         pass
 
-    def interrupt(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
-        if (stage, step) == ("lora", 4):
+    def interrupt(now: StepProgress) -> None:
+        if (now.stage, now.step) == ("lora", 4):
             raise Interrupted
 
     with pytest.raises(Interrupted):

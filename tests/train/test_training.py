@@ -8,14 +8,9 @@ import math
 import os
 import resource
 import shutil
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
 import pytest
@@ -26,7 +21,6 @@ from lingshu.core.errors import (
     ArtifactError,
     ConfigError,
     ImageError,
-    MissingExtraError,
     StorageError,
     TrainingError,
 )
@@ -44,6 +38,7 @@ from lingshu.train.data import encode_training_samples, read_groups
 from lingshu.train.distributed import SINGLE_PROCESS
 from lingshu.train.log import open_log, read_log
 from lingshu.train.loop import RunContext, StageRun, StopRequested, train
+from lingshu.train.progress import StepProgress
 from lingshu.train.step import build_trainer, lr_multiplier
 from tests.support.tiny import (
     FAMILIES,
@@ -101,8 +96,8 @@ def test_an_interrupted_run_ends_in_the_same_bits(
 ) -> None:
     config, uninterrupted = uninterrupted_run
 
-    def interrupt(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
-        if (stage, step) == stop:
+    def interrupt(now: StepProgress) -> None:
+        if (now.stage, now.step) == stop:
             raise Interrupted
 
     with pytest.raises(Interrupted):
@@ -116,7 +111,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(
     assert equal(weights(tmp_path / "run" / "checkpoint"), weights(uninterrupted / "checkpoint"))
 
     def lasting(row: dict) -> dict:
-        return {k: v for k, v in row.items() if k != "tokens_per_s"}
+        return {k: v for k, v in row.items() if k not in ("tokens_per_s", "data_wait")}
 
     assert [lasting(row) for row in read_log(tmp_path / "run")] == [
         lasting(row) for row in read_log(uninterrupted)
@@ -175,8 +170,8 @@ def test_a_damaged_state_is_named(
 ) -> None:
     config, _ = uninterrupted_run
 
-    def interrupt(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
-        if step == 4:
+    def interrupt(now: StepProgress) -> None:
+        if now.step == 4:
             raise Interrupted
 
     with pytest.raises(Interrupted):
@@ -192,8 +187,8 @@ def test_a_disk_that_fills_up_during_a_save_leaves_the_older_state(
 ) -> None:
     config, uninterrupted = uninterrupted_run
 
-    def fill(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
-        if step == 4:
+    def fill(now: StepProgress) -> None:
+        if now.step == 4:
             # The state of step 2 is written behind the training, and on a busy machine may still be
             # on its way.
             until = time.monotonic() + 60
@@ -232,8 +227,8 @@ def test_a_missing_image_is_named_and_the_run_resumes_when_it_is_back(
     config = replace(config, stages=(stage,), data={"mine": str(tmp_path / "data")}, cache_mb=0)
     train(config, tmp_path / "uninterrupted")
 
-    def hide_images(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
-        if step == 4:
+    def hide_images(now: StepProgress) -> None:
+        if now.step == 4:
             images.rename(images.with_name("away"))
 
     with pytest.raises(ImageError, match=r"images/\d\.png"):
@@ -415,7 +410,7 @@ def test_a_stage_without_a_finite_step_is_one_clear_error_and_no_checkpoint(
 def test_a_non_finite_metric_is_logged_as_none(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     context = RunContext(config, tmp_path, {}, SINGLE_PROCESS, stop=lambda: False)
-    with open_log(tmp_path / "out", log_bytes=0, tensorboard=False) as log:
+    with open_log(tmp_path / "out", log_bytes=0) as log:
         metrics = {"gradient_norm": math.nan, "kl": math.inf, "clipped": 0.5}
         StageRun(context, 0).log_step(log, 1, metrics)
     (row,) = read_log(tmp_path / "out")
@@ -425,57 +420,27 @@ def test_a_non_finite_metric_is_logged_as_none(tmp_path: Path) -> None:
 def test_a_second_process_in_the_folder_of_a_running_one_removes_no_row_of_its_log(
     tmp_path: Path,
 ) -> None:
-    with open_log(tmp_path, log_bytes=0, tensorboard=False) as log:
+    with open_log(tmp_path, log_bytes=0) as log:
         log.add({"stage": "a", "step": 1, "loss": 1.0}, 1)
         with (
             pytest.raises(StorageError, match="is being written by another process"),
-            open_log(tmp_path, log_bytes=0, tensorboard=False),
+            open_log(tmp_path, log_bytes=0),
         ):
             pass
         log.add({"stage": "a", "step": 2, "loss": 1.0}, 2)
         cached = log.size
         log.add({"stage": "a", "step": 3, "loss": 1.0}, 3)
-    with open_log(tmp_path, log_bytes=cached, tensorboard=False):
+    with open_log(tmp_path, log_bytes=cached):
         pass
     assert [row["step"] for row in read_log(tmp_path)] == [1, 2]
-
-
-@pytest.mark.parametrize("name", ["wandb", "trackio", "mlflow"])
-def test_trackers_get_the_numbers_of_the_log_and_a_missing_one_names_its_extra(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[str, object]] = []
-    fake = ModuleType(name)
-    fake.__spec__ = ModuleSpec(name, None)
-    fake.init = lambda **options: calls.append(("start", options["name"]))  # type: ignore[attr-defined]
-    fake.finish = lambda: calls.append(("end", None))  # type: ignore[attr-defined]
-    fake.log = fake.log_metrics = lambda metrics, step: calls.append((str(step), metrics))  # type: ignore[attr-defined]
-
-    @contextmanager
-    def start_run(run_name: str) -> Iterator[None]:
-        fake.init(name=run_name)
-        yield
-        fake.finish()
-
-    fake.start_run = start_run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, name, fake)
-    with open_log(
-        tmp_path, log_bytes=0, tensorboard=False, report_to=[name], run_name="vqa shallow"
-    ) as log:
-        log.add({"stage": "shallow", "step": 3, "total": 9, "loss": 0.5, "kl": None}, 3)
-    assert calls == [("start", "vqa shallow"), ("3", {"shallow/loss": 0.5}), ("end", None)]
-    monkeypatch.setitem(sys.modules, name, None)
-    config = replace(small_config(tmp_path), report_to=(name,))
-    with pytest.raises(MissingExtraError, match=rf"{name} is not installed; .*lingshu\[trackers\]"):
-        train(config, tmp_path / "run")
 
 
 def test_a_run_resumes_with_the_data_it_started_with_or_not_at_all(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     config = replace(config, stages=config.stages[:1])
 
-    def interrupt(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
-        if step == 4:
+    def interrupt(now: StepProgress) -> None:
+        if now.step == 4:
             raise Interrupted
 
     with pytest.raises(Interrupted):

@@ -13,7 +13,7 @@ def list_registry(group: str | None = None, /, *, json: bool = False) -> int:
 
     Args:
         group: tasks, scoring, metrics, engines, sources, corpora (the cards of the paper's data),
-            recipes, ops, merges, families or detectors.
+            recipes, ops, merges, families, detectors or trackers.
         json: Print a JSON object.
     """
     if group is None:

@@ -59,9 +59,10 @@ def train(
             "--out is missing; name a folder for the run, or pass --check to plan only."
         )
     from lingshu.train.distributed import init_distributed
-    from lingshu.train.log import SUMMARY_FILE, progress_line
+    from lingshu.train.log import SUMMARY_FILE
     from lingshu.train.loop import StopRequested
     from lingshu.train.loop import train as run
+    from lingshu.train.progress import progress_line
 
     with (
         init_distributed(config.device) as dist_context,
@@ -95,6 +96,9 @@ def _print_summary(stages: Sequence[Mapping[str, Any]], checkpoint: Path) -> boo
         )
         if entities := stage.get("entities"):
             line += f", entities {100 * entities['fraction']:.2f}% of supervised tokens"
+        if failures := stage.get("tracker_failures"):
+            counts = ", ".join(f"{name} {count}" for name, count in failures.items())
+            line += f", steps that a tracker did not take: {counts}"
         print(line)
     print(f"checkpoint: {checkpoint}")
     return any(sum(stage["dropped"].values()) for stage in stages)

@@ -39,6 +39,7 @@ GROUP_PACKAGES = {
     "merges": "weights.methods",
     "families": "models.families",
     "detectors": "deidentify.detectors",
+    "trackers": "train.trackers",
 }
 GROUPS = tuple(GROUP_PACKAGES)
 

@@ -21,7 +21,8 @@ from lingshu.quickstart.phantoms import BATCH_SIZE
 from lingshu.recipes import phantom_moft
 from lingshu.recipes.phantom_moft import ENTITY_WEIGHT, VARIANTS
 from lingshu.train.config import TrainConfig
-from lingshu.train.log import SUMMARY_FILE, ProgressCallback
+from lingshu.train.log import SUMMARY_FILE
+from lingshu.train.progress import ProgressCallback
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SIZES = {"moft": 640, "moft_held": 120}

@@ -136,8 +136,8 @@ def _train(
     """Train the model, the branch with rewards and the two trajectories; returns the configuration
     of the branch, the model's checkpoint and the trajectories' result.
     """
-    from lingshu.train.log import progress_line
     from lingshu.train.loop import stage_folder, train
+    from lingshu.train.progress import progress_line
 
     branch = replace(
         phantom_rl.rl_branch(str(stage_folder(out / "train", 2, config.stages[2].name))),

@@ -287,7 +287,8 @@ class TrainConfig:
     `--check` plans while the data is not there. `save_every` counts steps between states that an
     interrupted run resumes from; a stage stops when more than `max_skipped_steps` of its steps gave
     a non-finite loss or gradient (they are skipped and counted); `cache_mb` bounds the scaled
-    images kept in memory; `report_to` names experiment trackers that also get the log.
+    images kept in memory; `report_to` names experiment trackers that also get the log (`lingshu list
+    trackers`).
     `export_dtype` is the type that the final checkpoint is stored in: that of the checkpoint it
     started from (auto; float32 for a tiny model built by the run), or another.
     """
@@ -307,7 +308,7 @@ class TrainConfig:
     log_every: int = 10
     cache_mb: int = 512
     tensorboard: bool = True
-    report_to: tuple[Literal["wandb", "trackio", "mlflow"], ...] = ()
+    report_to: tuple[str, ...] = ()
     sharding: Sharding = field(default_factory=Sharding)
     export_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 

@@ -1,43 +1,80 @@
-"""The training log: JSONL rows, TensorBoard and experiment trackers, and a progress line."""
+"""The training log: JSONL rows, and experiment trackers that get the same numbers."""
 
 from __future__ import annotations
 
+import logging
 import os
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from lingshu.core.errors import MissingExtraError
-from lingshu.core.files import JsonlAppender, read_jsonl
+from lingshu.core import registry
+from lingshu.core.errors import MissingExtraError, one_line
+from lingshu.core.files import JsonlAppender, read_json, read_jsonl, write_json
 
 LOG_FILE = "log.jsonl"
 SUMMARY_FILE = "summary.json"
-PLAIN_LINE_EVERY_S = 10.0
+TRACKERS_FILE = "trackers.json"
+PROJECT = "lingshu"  # what trackers file the runs under
+logger = logging.getLogger(__name__)
 
-# Takes the scalars of one step, named "stage/name", and the step of that stage.
+# Takes the scalars of one step, named "stage/name", and the step of the whole run.
 Tracker = Callable[[Mapping[str, float], int], None]
 
 
-class ProgressCallback(Protocol):
-    """Called after each logged step; tokens are counted whether supervised or not."""
+@dataclass(frozen=True)
+class TrackedRun:
+    """What a tracker is opened for: OUT, a name, settings without any path, and the steps that are
+    done already. `run_id` is what the tracker called the run when it was interrupted, else None.
+    """
 
-    def __call__(
-        self, stage: str, step: int, total: int, loss: float, tokens_per_s: float
-    ) -> None: ...
+    out: Path
+    name: str
+    settings: Mapping[str, Any]
+    steps_done: int = 0
+    run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class OpenTracker:
+    """`track` takes the numbers; `run_id` finds the run again if it is resumed."""
+
+    track: Tracker
+    run_id: str | None = None
+
+
+@dataclass
+class TrackerSet:
+    """The trackers of a run by name; a write that fails is counted and does not stop the run."""
+
+    trackers: Mapping[str, Tracker] = field(default_factory=dict)
+    failures: Counter[str] = field(default_factory=Counter)
+
+    def track(self, scalars: Mapping[str, float], step: int) -> None:
+        for name, tracker in self.trackers.items():
+            try:
+                tracker(scalars, step)
+            except Exception as error:  # a library raises what it likes; a run of days outlives it
+                if not self.failures[name]:
+                    logger.warning("%s did not take step %d: %s", name, step, one_line(error))
+                self.failures[name] += 1
 
 
 @dataclass
 class TrainingLog:
-    """Appends rows to OUT/log.jsonl and passes their numbers to the trackers."""
+    """Appends rows to OUT/log.jsonl and passes their numbers to the trackers.
+
+    `steps_before` counts the steps of the stages before this one.
+    """
 
     path: Path
     appender: JsonlAppender
-    trackers: Sequence[Tracker]
+    trackers: TrackerSet
+    steps_before: int = 0
 
     @property
     def size(self) -> int:
@@ -50,25 +87,43 @@ class TrainingLog:
             for name, value in row.items()
             if value is not None and name not in ("stage", "step", "total")
         }
-        for tracker in self.trackers:
-            tracker(scalars, step)
+        self.trackers.track(scalars, self.steps_before + step)
 
 
-def check_trackers(report_to: Sequence[str]) -> None:
-    """Raise MissingExtraError for a tracker that is not installed, before anything runs."""
-    for name in report_to:
-        if find_spec(name) is None:
-            raise MissingExtraError.of(name, "trackers")
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise before anything runs: UnknownNameError, or MissingExtraError for one whose library is
+    not installed.
+    """
+    for name in names:
+        library = registry.load("trackers", name).LIBRARY
+        if find_spec(library) is None:
+            raise MissingExtraError.of(library, "trackers")
+
+
+@contextmanager
+def open_trackers(names: Sequence[str], run: TrackedRun) -> Iterator[TrackerSet]:
+    """Open trackers for a whole run; an interrupted run continues in the runs that it had there.
+
+    Raises:
+        ConfigError: a tracker does not start.
+    """
+    path = run.out / TRACKERS_FILE
+    run_ids: dict[str, str] = read_json(path) if path.exists() else {}
+    with ExitStack() as stack:
+        opened: dict[str, Tracker] = {}
+        for name in names:
+            tracked = TrackedRun(run.out, run.name, run.settings, run.steps_done, run_ids.get(name))
+            tracker = stack.enter_context(registry.load("trackers", name).open_run(tracked))
+            opened[name] = tracker.track
+            if tracker.run_id is not None:
+                run_ids[name] = tracker.run_id
+                write_json(path, run_ids)
+        yield TrackerSet(opened)
 
 
 @contextmanager
 def open_log(
-    out: Path,
-    *,
-    log_bytes: int,
-    tensorboard: bool,
-    report_to: Sequence[str] = (),
-    run_name: str = "lingshu",
+    out: Path, *, log_bytes: int, trackers: TrackerSet | None = None, steps_before: int = 0
 ) -> Iterator[TrainingLog]:
     """Open the log at the length it had in the saved state: later rows are written again.
 
@@ -76,89 +131,12 @@ def open_log(
         StorageError: another process writes it; none of its rows is touched.
     """
     path = out / LOG_FILE
-    with JsonlAppender(path) as appender, ExitStack() as open_trackers:
+    with JsonlAppender(path) as appender:
         if path.stat().st_size > log_bytes:
             os.truncate(path, log_bytes)
-        trackers = [_open_tracker(name, run_name, open_trackers) for name in report_to]
-        if tensorboard:
-            trackers.append(_open_tensorboard(out / "tensorboard", open_trackers))
-        yield TrainingLog(path, appender, trackers)
-
-
-def _open_tensorboard(folder: Path, stack: ExitStack) -> Tracker:
-    from torch.utils.tensorboard.writer import SummaryWriter
-
-    writer = SummaryWriter(str(folder))
-    stack.callback(writer.close)
-
-    def track(scalars: Mapping[str, float], step: int) -> None:
-        for name, value in scalars.items():
-            writer.add_scalar(name, value, step)
-
-    return track
-
-
-def _open_tracker(name: str, run_name: str, stack: ExitStack) -> Tracker:
-    """wandb, trackio or mlflow, each configured by its own environment variables."""
-    module = import_module(name)
-    if name == "mlflow":
-        stack.enter_context(module.start_run(run_name=run_name))
-        return lambda scalars, step: module.log_metrics(dict(scalars), step=step)
-    module.init(project="lingshu", name=run_name)
-    stack.callback(module.finish)
-    return lambda scalars, step: module.log(dict(scalars), step=step)
+        yield TrainingLog(path, appender, trackers or TrackerSet(), steps_before)
 
 
 def read_log(out: Path) -> list[dict]:
     """Every row of a run's training log, in the order of its steps."""
     return list(read_jsonl(out / LOG_FILE))
-
-
-@contextmanager
-def progress_line() -> Iterator[ProgressCallback]:
-    """Loss, tokens per second and time left: a live bar, or a plain line every ten seconds."""
-    from rich import progress as rich_progress
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield plain_lines(lambda line: console.print(line, highlight=False))
-        return
-    columns = (
-        rich_progress.TextColumn("{task.description}"),
-        rich_progress.BarColumn(),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TextColumn("{task.fields[now]}"),
-        rich_progress.TimeRemainingColumn(),
-    )
-    with rich_progress.Progress(*columns, console=console) as bar:
-        tasks: dict[str, Any] = {}
-
-        def show(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total, now="")
-            now = f"loss {loss:.3f}, {tokens_per_s:,.0f} tokens/s"
-            bar.update(tasks[stage], completed=step, now=now)
-
-        yield show
-
-
-def plain_lines(print_line: Callable[[str], None]) -> ProgressCallback:
-    """Progress as plain lines, at most one in ten seconds besides the last of each stage."""
-    last_printed = time.monotonic()
-    started: dict[str, tuple[float, int]] = {}
-
-    def show(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
-        nonlocal last_printed
-        now = time.monotonic()
-        started_at, first_step = started.setdefault(stage, (now, step))
-        if step < total and now - last_printed < PLAIN_LINE_EVERY_S:
-            return
-        last_printed = now
-        seconds_left = (now - started_at) / max(1, step - first_step) * (total - step)
-        print_line(
-            f"{stage}: step {step}/{total}, loss {loss:.3f}, {tokens_per_s:,.0f} tokens/s,"
-            f" {seconds_left:.0f} s left"
-        )
-
-    return show

@@ -7,6 +7,7 @@ OUT/stages/<n>-<name>/      the checkpoint after each stage but the last
 OUT/adapters/<n>-<name>/    the adapter of each LoRA stage, for peft; the checkpoint has it merged
 OUT/checkpoint/             the checkpoint after the last stage
 OUT/log.jsonl, tensorboard/ the training log
+OUT/trackers.json           the ids of the run in the experiment trackers
 OUT/state/<n>-<step>/       what an interrupted run resumes from (train/checkpoint.py); removed last
 OUT/summary.json            stages with steps, seconds, first and last loss, tokens, drops
 
@@ -21,9 +22,9 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,15 @@ from lingshu.train.grpo import grpo_batches
 from lingshu.train.log import (
     LOG_FILE,
     SUMMARY_FILE,
-    ProgressCallback,
+    TrackedRun,
+    TrackerSet,
     TrainingLog,
     check_trackers,
     open_log,
+    open_trackers,
 )
 from lingshu.train.lora import inject_adapters, merge_adapters, save_adapter
+from lingshu.train.progress import ProgressCallback, StepProgress
 from lingshu.train.step import StepResult, Trainer, build_trainer
 from lingshu.train.weight_sync import unsharded_model
 from lingshu.weights.base import TORCH_DTYPES
@@ -76,7 +80,8 @@ class StopRequested(Exception):
 class StageSummary:
     """What a stage did; `first_loss` and `last_loss` are means over its first and last few steps.
 
-    `skipped` counts non-finite steps, which changed nothing; `entities` is EntityCounts as JSON.
+    `skipped` counts non-finite steps, which changed nothing; `entities` is EntityCounts as JSON;
+    `tracker_failures` counts the steps that an experiment tracker did not take, by tracker.
     """
 
     name: str
@@ -89,6 +94,7 @@ class StageSummary:
     skipped: int
     dropped: Mapping[str, int]
     entities: Mapping[str, Any] | None = None
+    tracker_failures: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,7 @@ class RunContext:
     dist_context: DistributedContext
     stop: Callable[[], bool]
     progress: ProgressCallback | None = None
+    trackers: TrackerSet = field(default_factory=TrackerSet)
 
     def start_folder(self, stage_index: int) -> str:
         """The folder or hub id of the model that a stage starts from."""
@@ -142,7 +149,7 @@ def train(
     joined = nullcontext(dist_context) if dist_context else init_distributed(config.device)
     with joined as context:
         check_distributed(config, context)
-        check_trackers(config.report_to)
+        check_trackers(_tracker_names(config))
         groups, summaries = context.run_on_main(lambda: _open_run(config, out, resume=resume))
         if not (out / "config.yaml").exists():
             raise ConfigError(
@@ -150,8 +157,36 @@ def train(
                 " share."
             )
         if not context.run_on_main(lambda: _is_finished(out)):
-            _train_stages(RunContext(config, out, groups, context, stop, progress), summaries)
+            run = RunContext(config, out, groups, context, stop, progress)
+            with _open_trackers(run, summaries) as trackers:
+                _train_stages(replace(run, trackers=trackers), summaries)
     return out / "checkpoint"
+
+
+def _tracker_names(config: TrainConfig) -> list[str]:
+    return [*config.report_to, *(["tensorboard"] if config.tensorboard else [])]
+
+
+@contextmanager
+def _open_trackers(run: RunContext, summaries: Sequence[StageSummary]) -> Iterator[TrackerSet]:
+    """The trackers of the first process; the others have none."""
+    if not run.dist_context.is_main:
+        yield TrackerSet()
+        return
+    config, steps_done = run.config, sum(summary.steps for summary in summaries)
+    resumed = find_latest_state(run.out / "state")
+    if resumed is not None and resumed[1].stage == len(summaries):
+        steps_done += resumed[1].step
+    # No path, address or text of the data leaves the machine.
+    settings = {"seed": config.seed, "precision": config.precision}
+    for stage in config.stages:
+        plain = configuration.to_plain(stage)
+        if stage.grpo:
+            del plain["grpo"]["sampler"]
+        settings |= {f"{stage.name}.{key}": str(value) for key, value in plain.items()}
+    tracked = TrackedRun(run.out, config.name, settings, steps_done)
+    with open_trackers(_tracker_names(config), tracked) as trackers:
+        yield trackers
 
 
 def _is_finished(out: Path) -> bool:
@@ -169,7 +204,8 @@ def _train_stages(run: RunContext, summaries: list[StageSummary]) -> None:
         # No process has the full sharded model; the next stage starts from its checkpoint.
         start = None if dist_context.is_distributed else trained
         start = start or _load_start_model(run, index)
-        trained, summary, drops = StageRun(run, index).train(start)
+        steps_before = sum(summary.steps for summary in summaries)
+        trained, summary, drops = StageRun(run, index, steps_before).train(start)
         summaries.append(summary)
         drop_examples += drops
         card = _build_run_card(run, summaries, drop_examples)
@@ -348,10 +384,13 @@ def _build_run_card(
 
 
 class StageRun:
-    """One stage of a run, with what a state restores besides weights and optimizer."""
+    """One stage of a run, with what a state restores besides weights and optimizer.
 
-    def __init__(self, run: RunContext, stage_index: int) -> None:
-        self.run, self.stage_index = run, stage_index
+    `steps_before` counts the steps of the stages before it.
+    """
+
+    def __init__(self, run: RunContext, stage_index: int, steps_before: int = 0) -> None:
+        self.run, self.stage_index, self.steps_before = run, stage_index, steps_before
         self.config, self.dist_context = run.config, run.dist_context
         self.stage = run.config.stages[stage_index]
         self.seed = run.config.seed * 1000 + stage_index
@@ -385,9 +424,8 @@ class StageRun:
         open_main_log = open_log(
             self.run.out,
             log_bytes=self.position.log_bytes,
-            tensorboard=config.tensorboard,
-            report_to=config.report_to,
-            run_name=f"{config.name} {stage.name}",
+            trackers=self.run.trackers,
+            steps_before=self.steps_before,
         )
         with (
             open_main_log if dist_context.is_main else nullcontext() as log,
@@ -426,6 +464,7 @@ class StageRun:
             skipped=position.skipped,
             dropped=dict(data.drops),
             entities=data.entities.as_json() if data.entities else None,
+            tracker_failures=dict(self.run.trackers.failures),
         )
 
     def _open_batches(self, loaded: LoadedModel, trainer: Trainer) -> BatchSource:
@@ -471,12 +510,14 @@ class StageRun:
         writer: CheckpointWriter,
     ) -> None:
         position, total = self.position, source.total
-        clock, tokens = time.monotonic(), 0
+        clock, tokens, waited = time.monotonic(), 0, 0.0
         started = clock - position.seconds
         batches = source(position.step)
         save_due = False  # a state is due, and waits for a resumable step
         for done in range(position.step + 1, total + 1):
+            wait_started = time.monotonic()
             batch = next(batches)
+            waited += time.monotonic() - wait_started
             result = trainer.step(batch, done - 1, total)
             position.step = done
             self._record_loss(result)
@@ -489,9 +530,12 @@ class StageRun:
                     "skipped": position.skipped,
                     "learning_rate": max(g["lr"] for g in trainer.optimizer.param_groups),
                     "tokens_per_s": round(tokens_per_s, 1),
+                    "data_wait": round(waited / elapsed, 4),
                 }
-                self.log_step(log, total, {**metrics, **result.metrics, **source.metrics})
-                clock, tokens = time.monotonic(), 0
+                dropped = sum(source.data.drops.values())
+                metrics |= {**result.metrics, **source.metrics}
+                self.log_step(log, total, metrics, dropped=dropped)
+                clock, tokens, waited = time.monotonic(), 0, 0.0
             # One process that is asked to stop, or whose disk is full, stops all of them after the
             # same step.
             stop_requested, failed = self.dist_context.all_reduce_sum(
@@ -526,7 +570,14 @@ class StageRun:
                 " learning rates or check the data."
             )
 
-    def log_step(self, log: TrainingLog | None, total: int, metrics: Mapping[str, float]) -> None:
+    def log_step(
+        self,
+        log: TrainingLog | None,
+        total: int,
+        metrics: Mapping[str, float],
+        *,
+        dropped: int = 0,
+    ) -> None:
         """Add a row with the mean loss since the last one; only the first process has a log."""
         name, step, loss = self.stage.name, self.position.step, _mean(self.position.pending_losses)
         self.position.pending_losses = []
@@ -539,7 +590,11 @@ class StageRun:
         }
         log.add({"stage": name, "step": step, "total": total, **finite}, step)
         if self.run.progress is not None:
-            self.run.progress(name, step, total, loss, metrics["tokens_per_s"])
+            speed, waited = metrics["tokens_per_s"], metrics["data_wait"]
+            skipped = self.position.skipped
+            self.run.progress(
+                StepProgress(name, step, total, loss, speed, waited, dropped, skipped)
+            )
 
 
 def _mean(losses: Sequence[float]) -> float:
