@@ -488,9 +488,10 @@ def test_a_non_finite_step_changes_nothing() -> None:
     trainer = build_trainer(model, processor, stage, device=torch.device("cpu"), bfloat16=False)
     sample = processor.encode([Message("user", ("?",)), Message("assistant", ("yes",))], ())
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    head = model.lm_head.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+    norm = model.model.language_model.norm
+    broken = norm.register_forward_hook(lambda module, inputs, output: output * float("nan"))
     loss = trainer.step([[sample]], 0, 1).loss
-    head.remove()
+    broken.remove()
     model.eval()
     assert loss != loss
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -19,13 +19,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.files import JsonlAppender, digest, enumerate_jsonl
 from lingshu.core.types import Drop, Sample
 from lingshu.models.load import LoadedModel, load
-from lingshu.models.processor import IGNORE_INDEX, Processor
+from lingshu.models.processor import Processor
 from lingshu.models.token_spans import EntityPolicy
 from lingshu.train.data import (
     StageData,
@@ -35,7 +34,7 @@ from lingshu.train.data import (
     read_groups,
 )
 from lingshu.train.entity_weights import count_entities
-from lingshu.train.step import LogitsModule
+from lingshu.train.step import LogProbsModule, collate_microbatch, on_device
 
 MAX_TOKENS = 8192
 BATCH_SIZE = 8
@@ -125,7 +124,7 @@ def likelihoods(
     device = next(loaded.model.parameters()).device
     # Similar lengths in a batch, whatever is stored already: padding changes the last bits.
     order = sorted(range(len(held_out.data)), key=lambda i: (len(held_out.data.encodings[i]), i))
-    logits_module = LogitsModule(loaded.model.eval())
+    log_probs_module = LogProbsModule(loaded.model.eval())
     with ExitStack() as open_files:
         log: JsonlAppender | None = None
         for start in range(0, len(order), batch):
@@ -134,7 +133,7 @@ def likelihoods(
                 continue
             log = log or open_files.enter_context(JsonlAppender(path))
             computed = _batch_likelihoods(
-                logits_module, loaded.processor, held_out, indices, device
+                log_probs_module, loaded.processor, held_out, indices, device
             )
             rows = [row for row in computed if row.id not in stored]
             for row in rows:
@@ -207,26 +206,17 @@ def _read_stored(path: Path, key: str) -> dict[str, SampleLikelihood]:
 
 @torch.no_grad()
 def _batch_likelihoods(
-    logits_module: LogitsModule,
+    log_probs_module: LogProbsModule,
     processor: Processor,
     held_out: HeldOutSet,
     indices: Sequence[int],
     device: torch.device,
 ) -> list[SampleLikelihood]:
     samples = [held_out.data.sample(i) for i in indices]
-    inputs = {
-        name: tensor.to(device) for name, tensor in processor.collate(samples, pad="right").items()
-    }
-    target_BL = functional.pad(inputs.pop("labels")[:, 1:], (0, 1), value=IGNORE_INDEX)
-    supervised_BL = target_BL != IGNORE_INDEX
+    batch = on_device(collate_microbatch(processor, samples, packing=False), device)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        logits_NV = logits_module(inputs, supervised_BL, None)
-    losses_N = (
-        functional.cross_entropy(logits_NV.float(), target_BL[supervised_BL], reduction="none")
-        .double()
-        .cpu()
-        .numpy()
-    )
+        log_probs_N = log_probs_module(batch)
+    losses_N = -log_probs_N.double().cpu().numpy()
     ends = np.cumsum([sample.supervised for sample in samples])
     rows = []
     for index, encoded, end in zip(indices, samples, ends.tolist(), strict=True):

@@ -77,6 +77,12 @@ class DistributedContext:
         distributed.all_reduce(total, group=self.control_group)
         return total.tolist()
 
+    def sum_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of this process's device summed over all processes, in place; the CPU does not wait."""
+        if self.is_distributed:
+            distributed.all_reduce(tensor)
+        return tensor
+
     def all_gather(self, values: Sequence[T]) -> list[T]:
         """The values of all processes, in the order of their ranks; they are pickled."""
         if self.control_group is None:

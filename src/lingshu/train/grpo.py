@@ -28,7 +28,6 @@ from lingshu.train.batching import Batch
 from lingshu.train.config import Grpo, Reward
 from lingshu.train.data import StageData, encode_samples, read_groups
 from lingshu.train.distributed import DistributedContext
-from lingshu.train.objectives import policy_log_probs
 from lingshu.train.rollout import (
     Rollout,
     RolloutEngine,
@@ -340,14 +339,11 @@ def log_probabilities(
     trainer: Trainer, samples: Sequence[EncodedSample], key: str
 ) -> list[EncodedSample]:
     """The samples with the policy's log-probability of each supervised token under `key`."""
-    stage = trainer.stage
-    assert stage.grpo is not None
     updated = []
     with eval_mode(trainer.model):
-        for microbatch in micro_batches(samples, stage.micro_batch):
+        for microbatch in micro_batches(samples, trainer.stage.micro_batch):
             # Sharded vision blocks are gathered by all processes or by none.
-            logits_NV, targets_N = trainer.logits(trainer.pad_with_dummy_image(microbatch))
-            log_probs_N = policy_log_probs(stage.grpo, logits_NV, targets_N)
+            log_probs_N = trainer.log_probs(trainer.pad_with_dummy_image(microbatch))
             ends = np.cumsum([sample.supervised for sample in microbatch])
             parts = np.split(log_probs_N.cpu().numpy(), ends[:-1])
             updated += [

@@ -514,15 +514,17 @@ class StageRun:
         started = clock - position.seconds
         batches = source(position.step)
         save_due = False  # a state is due, and waits for a resumable step
+        unread: list[tuple[int, StepResult]] = []  # reading one waits for the GPU
         for done in range(position.step + 1, total + 1):
             wait_started = time.monotonic()
             batch = next(batches)
             waited += time.monotonic() - wait_started
             result = trainer.step(batch, done - 1, total)
             position.step = done
-            self._record_loss(result)
+            unread.append((done, result))
             tokens += sum(len(sample) for sequence in batch for sample in sequence)
             if done % self.config.log_every == 0 or done == total:
+                self._record_losses(unread)
                 elapsed = max(1e-9, time.monotonic() - clock)
                 tokens_per_s = self.dist_context.all_reduce_sum([tokens])[0] / elapsed
                 metrics = {
@@ -545,6 +547,7 @@ class StageRun:
                 writer.wait()
             save_due = save_due or stop_requested > 0 or done % self.config.save_every == 0
             if done < total and save_due and source.is_resumable_at(done):
+                self._record_losses(unread)
                 position.log_bytes = log.size if log else 0  # the first process writes the position
                 position.seconds = time.monotonic() - started
                 writer.save(position, trainer.model, trainer.optimizer)
@@ -554,21 +557,25 @@ class StageRun:
                     raise StopRequested(f"stage {self.stage.name!r}, step {done} of {total}")
         position.seconds = time.monotonic() - started
 
-    def _record_loss(self, result: StepResult) -> None:
-        """Record the loss of a step; a non-finite one was skipped by the trainer and is counted."""
-        loss, norm, position = result.loss, result.norm, self.position
-        if math.isfinite(loss) and math.isfinite(norm):
-            position.first_losses = [*position.first_losses, loss][:LOSS_WINDOW]
-            position.recent_losses = [*position.recent_losses, loss][-LOSS_WINDOW:]
-            position.pending_losses.append(loss)
-            return
-        position.skipped += 1
-        if position.skipped > self.config.max_skipped_steps:
-            raise TrainingError(
-                f"stage {self.stage.name!r}, step {position.step}: the loss is {loss}, its gradient"
-                f" norm {norm}, and {position.skipped} such steps were skipped; lower the stage's"
-                " learning rates or check the data."
-            )
+    def _record_losses(self, results: list[tuple[int, StepResult]]) -> None:
+        """Record the losses of steps, and forget these; a non-finite one was skipped by the trainer
+        and is counted.
+        """
+        position = self.position
+        for step, (loss, norm) in [(step, (r.loss, r.norm)) for step, r in results]:
+            if math.isfinite(loss) and math.isfinite(norm):
+                position.first_losses = [*position.first_losses, loss][:LOSS_WINDOW]
+                position.recent_losses = [*position.recent_losses, loss][-LOSS_WINDOW:]
+                position.pending_losses.append(loss)
+                continue
+            position.skipped += 1
+            if position.skipped > self.config.max_skipped_steps:
+                raise TrainingError(
+                    f"stage {self.stage.name!r}, step {step}: the loss is {loss}, its gradient"
+                    f" norm {norm}, and {position.skipped} such steps were skipped; lower the"
+                    " stage's learning rates or check the data."
+                )
+        results.clear()
 
     def log_step(
         self,

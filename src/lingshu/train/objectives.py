@@ -1,14 +1,14 @@
-"""The objective of an optimizer step: one interface for cross-entropy, weighted tokens, DFT and
-GRPO.
+"""The objective of an optimizer step: log-probabilities of the supervised tokens, and one interface
+for cross-entropy, weighted tokens, DFT and GRPO, all of which are functions of these.
 
-Shapes: N supervised tokens of a micro-batch, V vocabulary.
+Shapes: N supervised tokens of a micro-batch, D width of the model, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,92 @@ from lingshu.models.processor import EncodedSample
 from lingshu.train.config import Grpo, Objective, Stage
 
 TokenValues = Mapping[str, torch.Tensor]
+# Logits that exist at the same time: 12 bytes each, with their softmax and its gradient.
+MAX_LOGITS = 1 << 24
+
+
+def token_log_probs(
+    hidden_ND: torch.Tensor,
+    weight_VD: torch.Tensor,
+    targets_N: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """The log-probability (N, float32) of each target under the logits of an output head.
+
+    Memory does not grow with N x V: beyond MAX_LOGITS the vocabulary is taken in blocks, forward
+    and again in the backward pass. The gradient of the head is a single product for each block, so
+    that nothing is rounded between blocks. Under autocast the products are in its type.
+    """
+    device_type = hidden_ND.device.type
+    if torch.is_autocast_enabled(device_type):
+        dtype = torch.get_autocast_dtype(device_type)
+        hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
+    with torch.autocast(device_type, enabled=False):
+        if len(hidden_ND) * len(weight_VD) <= MAX_LOGITS:
+            logits_NV = functional.linear(hidden_ND, weight_VD).float() / temperature
+            return -functional.cross_entropy(logits_NV, targets_N, reduction="none")
+        log_probs_N: Any = _BlockedLogProbs.apply(hidden_ND, weight_VD, targets_N, temperature)
+    return log_probs_N
+
+
+class _BlockedLogProbs(torch.autograd.Function):
+    """`token_log_probs` over blocks of the vocabulary."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: torch.Tensor,
+        weight_VD: torch.Tensor,
+        targets_N: torch.Tensor,
+        temperature: float,
+    ) -> torch.Tensor:
+        target_logits_N = hidden_ND.new_zeros(len(hidden_ND), dtype=torch.float32)
+        normalizer_N = torch.full_like(target_logits_N, -torch.inf)
+        for start in range(0, len(weight_VD), block := _block_size(hidden_ND)):
+            rows_KD = weight_VD[start : start + block]
+            logits_NK = functional.linear(hidden_ND, rows_KD).float().div_(temperature)
+            index_N1, is_here_N1 = _index_in_block(targets_N, start, len(rows_KD))
+            here_N = logits_NK.gather(1, index_N1).squeeze(1)
+            target_logits_N = torch.where(is_here_N1.squeeze(1), here_N, target_logits_N)
+            normalizer_N = torch.logaddexp(normalizer_N, logits_NK.logsumexp(1))
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, normalizer_N)
+        ctx.temperature = temperature
+        return target_logits_N - normalizer_N
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden_ND, weight_VD, targets_N, normalizer_N = ctx.saved_tensors
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        scale_N1 = (gradients[0] / ctx.temperature)[:, None]
+        grad_hidden_ND = torch.zeros_like(hidden_ND, dtype=torch.float32) if needs_hidden else None
+        grad_weight_VD = torch.empty_like(weight_VD) if needs_weight else None
+        for start in range(0, len(weight_VD), block := _block_size(hidden_ND)):
+            rows_KD = weight_VD[start : start + block]
+            logits_NK = functional.linear(hidden_ND, rows_KD).float().div_(ctx.temperature)
+            grad_NK = logits_NK.sub_(normalizer_N[:, None]).exp_().mul_(-scale_N1)
+            index_N1, is_here_N1 = _index_in_block(targets_N, start, len(rows_KD))
+            grad_NK = grad_NK.scatter_add_(1, index_N1, scale_N1 * is_here_N1)
+            grad_NK = grad_NK.to(hidden_ND.dtype)
+            if grad_hidden_ND is not None:
+                grad_hidden_ND += grad_NK @ rows_KD
+            if grad_weight_VD is not None:
+                torch.mm(grad_NK.T, hidden_ND, out=grad_weight_VD[start : start + block])
+        if grad_hidden_ND is not None:
+            grad_hidden_ND = grad_hidden_ND.to(hidden_ND.dtype)
+        return grad_hidden_ND, grad_weight_VD, None, None
+
+
+def _block_size(hidden_ND: torch.Tensor) -> int:
+    return max(1, MAX_LOGITS // len(hidden_ND))
+
+
+def _index_in_block(
+    targets_N: torch.Tensor, start: int, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The index of each target in a block of the vocabulary, and whether it is in there (N x 1)."""
+    index_N1 = targets_N[:, None] - start
+    return index_N1.clamp(0, size - 1), (index_N1 >= 0) & (index_N1 < size)
 
 
 class SummedLoss(NamedTuple):
@@ -33,11 +119,10 @@ class TokenWeightedLoss:
 
     config: Objective
     required_values: ClassVar = ("weight",)
+    temperature: ClassVar = 1.0
 
-    def loss_sum(
-        self, logits_NV: torch.Tensor, targets_N: torch.Tensor, token_values: TokenValues
-    ) -> SummedLoss:
-        losses_N = functional.cross_entropy(logits_NV.float(), targets_N, reduction="none")
+    def loss_sum(self, log_probs_N: torch.Tensor, token_values: TokenValues) -> SummedLoss:
+        losses_N = -log_probs_N
         if self.config.loss == "dft":
             losses_N = losses_N * (-losses_N.detach()).exp()
         if "weight" in token_values:
@@ -67,10 +152,12 @@ class ClippedSurrogateLoss:
     config: Grpo
     required_values: ClassVar = ("advantage", "old", "reference")
 
-    def loss_sum(
-        self, logits_NV: torch.Tensor, targets_N: torch.Tensor, token_values: TokenValues
-    ) -> SummedLoss:
-        log_probs_N = policy_log_probs(self.config, logits_NV, targets_N)
+    @property
+    def temperature(self) -> float:
+        """That of sampling: that policy is improved."""
+        return self.config.temperature
+
+    def loss_sum(self, log_probs_N: torch.Tensor, token_values: TokenValues) -> SummedLoss:
         ratio_N = (log_probs_N - token_values.get("old", log_probs_N.detach())).exp()
         clipped_N = ratio_N.clamp(1 - self.config.clip_low, 1 + self.config.clip_high)
         unclipped_N = ratio_N * token_values["advantage"]
@@ -88,21 +175,13 @@ class ClippedSurrogateLoss:
         return float(sum(sample.supervised for sample in samples))
 
 
-# A step divides the `loss_sum` of its batch by the sum of `denominator`; `required_values` names the
-# token_values of EncodedSample that an objective reads.
+# `loss_sum` takes log-probabilities at `temperature`. A step divides that of its batch by the sum of
+# `denominator`; `required_values` names the token_values of EncodedSample that an objective reads.
 Loss = TokenWeightedLoss | ClippedSurrogateLoss
 
 
 def build_loss(stage: Stage) -> Loss:
     return ClippedSurrogateLoss(stage.grpo) if stage.grpo else TokenWeightedLoss(stage.objective)
-
-
-def policy_log_probs(
-    config: Grpo, logits_NV: torch.Tensor, targets_N: torch.Tensor
-) -> torch.Tensor:
-    """Log-probabilities (N) at the temperature of sampling: that policy is improved."""
-    logits_NV = logits_NV.float() / config.temperature
-    return -functional.cross_entropy(logits_NV, targets_N, reduction="none")
 
 
 def gather_token_values(

@@ -1,14 +1,15 @@
 """One optimizer step: what is trained, at which learning rate, and the loss over the whole batch.
 
-Shapes: B micro-batch, L tokens, N supervised tokens, V vocabulary.
+Shapes: B micro-batch, L tokens, N supervised tokens, D width of the model.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -37,56 +38,110 @@ from lingshu.train.distributed import (
     shard_model,
 )
 from lingshu.train.lora import is_adapter
-from lingshu.train.objectives import Loss, SummedLoss, build_loss, gather_token_values
+from lingshu.train.objectives import (
+    Loss,
+    SummedLoss,
+    build_loss,
+    gather_token_values,
+    token_log_probs,
+)
+from lingshu.train.optimizer import AdamW
 
 T = TypeVar("T")
 NO_SHARDING = Sharding()
 
 
-class StepResult(NamedTuple):
-    """The mean loss, the gradient norm before clipping, and the objective's metrics per token."""
+@dataclass(frozen=True)
+class StepResult:
+    """The mean loss, the gradient norm before clipping, and the objective's metrics per token.
 
-    loss: float
-    norm: float
-    metrics: Mapping[str, float]
+    `values` are these numbers in float64, on the device until one of them is read: reading waits
+    for the GPU.
+    """
+
+    values: torch.Tensor
+    metric_names: tuple[str, ...]
+
+    @cached_property
+    def _numbers(self) -> list[float]:
+        return self.values.tolist()
+
+    @property
+    def loss(self) -> float:
+        return self._numbers[0]
+
+    @property
+    def norm(self) -> float:
+        return self._numbers[1]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return dict(zip(self.metric_names, self._numbers[2:], strict=True))
 
 
-class LogitsModule(nn.Module):
-    """The forward pass of a model up to the logits of selected positions, as one call for sharding.
+class Microbatch(NamedTuple):
+    """The inputs of a forward pass, on the CPU: labels are made there, and so is all that follows from
+    them.
 
-    With a vocabulary of 152,064 logits are most of the memory.
+    `supervised_N` are positions in the flattened (B x L) rows whose next token is a target.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    supervised_N: torch.Tensor
+    targets_N: torch.Tensor
+    segments: tuple[int, ...] | None
+
+
+def collate_microbatch(
+    processor: Processor, samples: Sequence[EncodedSample], *, packing: bool
+) -> Microbatch:
+    """One packed row, or a padded row for each sample."""
+    segments = None
+    if packing:
+        inputs, labels_BL, segments = collate_pack(processor, samples)
+    else:
+        inputs = processor.collate(samples, pad="right")
+        labels_BL = inputs.pop("labels")
+    targets = functional.pad(labels_BL[:, 1:], (0, 1), value=IGNORE_INDEX).flatten()
+    supervised_N = (targets != IGNORE_INDEX).nonzero().squeeze(1)
+    return Microbatch(inputs, supervised_N, targets[supervised_N], segments)
+
+
+class LogProbsModule(nn.Module):
+    """The forward pass of a model up to the log-probabilities of its targets, as one call for sharding.
+
+    Hidden states of other positions never meet the output head, and logits exist in parts only
+    (`token_log_probs`).
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(
-        self,
-        inputs: Mapping[str, torch.Tensor],
-        supervised_BL: torch.Tensor,
-        segments: Sequence[int] | None,
-    ) -> torch.Tensor:
-        if segments is not None:
-            hidden_BLD = compute_hidden_states(self.model, dict(inputs), segments)
+    def forward(self, batch: Microbatch, *, temperature: float = 1.0) -> torch.Tensor:
+        inputs = dict(batch.inputs)
+        if batch.segments is not None:
+            hidden_BLD = compute_hidden_states(self.model, inputs, batch.segments)
         else:
-            hidden_BLD = compute_padded_hidden_states(self.model, dict(inputs))
-        return self.model.lm_head(hidden_BLD[supervised_BL])
+            hidden_BLD = compute_padded_hidden_states(self.model, inputs)
+        hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, batch.supervised_N)
+        head = self.model.lm_head
+        return token_log_probs(hidden_ND, head.weight, batch.targets_N, temperature=temperature)
 
 
 @dataclass(frozen=True)
 class Trainer:
     """A model set up for one stage; `peak_learning_rates` are those of the optimizer's groups.
 
-    `logits_module` is the (sharded) forward pass of `model`; `dummy_turn` has a small image.
+    `log_probs_module` is the (sharded) forward pass of `model`; `dummy_turn` has a small image.
     """
 
     model: Any
-    logits_module: LogitsModule
+    log_probs_module: LogProbsModule
     processor: Processor
     stage: Stage
     loss: Loss
-    optimizer: torch.optim.Optimizer
+    optimizer: AdamW
     peak_learning_rates: tuple[float, ...]
     device: torch.device
     bfloat16: bool
@@ -112,20 +167,20 @@ class Trainer:
         denominator, *has_images = self.dist_context.all_reduce_sum(
             [denominator, *(float(any(e.tiles for e in microbatch)) for microbatch in microbatches)]
         )
-        loss, metrics = 0.0, dict[str, float]()
+        sums, names = torch.zeros(1, dtype=torch.float64, device=self.device), ()
         for microbatch, any_rank_has_images in zip(microbatches, has_images, strict=True):
             padded = self.pad_with_dummy_image(microbatch) if any_rank_has_images else microbatch
             loss_sum = self._backward(padded, denominator)
-            loss += float(loss_sum.loss.detach())
-            for name, value in loss_sum.metrics.items():
-                metrics[name] = metrics.get(name, 0.0) + float(value)
-        loss, *values = self.dist_context.all_reduce_sum([loss, *metrics.values()])
-        norm = self._clip()
-        if math.isfinite(loss) and math.isfinite(norm):
-            self.optimizer.step()
+            names = tuple(loss_sum.metrics)
+            added = torch.stack([loss_sum.loss.detach(), *loss_sum.metrics.values()])
+            sums = sums + added.double()
+        means = self.dist_context.sum_tensor(sums) / denominator
+        norm = self._clip().to(means)
+        values = torch.cat([means[:1], norm[None], means[1:]])
+        self.optimizer.found_inf = 1 - torch.isfinite(values[:2]).all().float()
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        means = {name: v / denominator for name, v in zip(metrics, values, strict=True)}
-        return StepResult(loss / denominator, norm, means)
+        return StepResult(values, names)
 
     def pad_with_dummy_image(self, microbatch: Sequence[EncodedSample]) -> Sequence[EncodedSample]:
         """The micro-batch with an image: vision blocks are gathered by all processes or by none.
@@ -146,41 +201,43 @@ class Trainer:
             # Where only the tower is trained, text alone has no gradient.
             if loss_sum.loss.requires_grad:
                 (loss_sum.loss / denominator).backward()
-            elif isinstance(self.logits_module, FSDPModule):
-                self.logits_module.reshard()
+            elif isinstance(self.log_probs_module, FSDPModule):
+                self.log_probs_module.reshard()
         return loss_sum
 
-    def _clip(self) -> float:
+    def _clip(self) -> torch.Tensor:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.stage.clip_norm)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def compute_loss_sum(self, samples: Sequence[EncodedSample]) -> SummedLoss:
         """The objective summed over the supervised tokens of a micro-batch."""
-        logits_NV, targets_N = self.logits(samples)
+        log_probs_N = self.log_probs(samples)
         values = gather_token_values(self.loss.required_values, samples, self.device)
-        return self.loss.loss_sum(logits_NV, targets_N, values)
+        return self.loss.loss_sum(log_probs_N, values)
 
-    def logits(self, samples: Sequence[EncodedSample]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (N x V) and targets (N) of the supervised tokens, from padded or packed rows."""
-        segments = None
-        if self.stage.packing:
-            inputs, labels_BL, segments = collate_pack(self.processor, samples)
-        else:
-            inputs = self.processor.collate(samples, pad="right")
-            labels_BL = inputs.pop("labels")
-        inputs = {
-            name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()
-        }
-        labels_BL = labels_BL.to(self.device, non_blocking=True)
-        target_BL = functional.pad(labels_BL[:, 1:], (0, 1), value=IGNORE_INDEX)
-        supervised_BL = target_BL != IGNORE_INDEX
+    def log_probs(self, samples: Sequence[EncodedSample]) -> torch.Tensor:
+        """Log-probabilities (N) of the supervised tokens, from padded or packed rows."""
+        batch = collate_microbatch(self.processor, samples, packing=self.stage.packing)
+        batch = on_device(batch, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits_NV = self.logits_module(inputs, supervised_BL, segments)
-        if not torch.is_grad_enabled() and isinstance(self.logits_module, FSDPModule):
+            log_probs_N = self.log_probs_module(batch, temperature=self.loss.temperature)
+        if not torch.is_grad_enabled() and isinstance(self.log_probs_module, FSDPModule):
             # FSDP expects a backward pass; without one the gathered weights would stay.
-            self.logits_module.reshard()
-        return logits_NV, target_BL[supervised_BL]
+            self.log_probs_module.reshard()
+        return log_probs_N
+
+
+def on_device(batch: Microbatch, device: torch.device) -> Microbatch:
+    """The same tensors on a device, copied from pinned memory while it computes."""
+
+    def copy(tensor: torch.Tensor) -> torch.Tensor:
+        if device.type != "cuda":
+            return tensor.to(device)
+        return tensor.pin_memory().to(device, non_blocking=True)
+
+    inputs = {name: copy(tensor) for name, tensor in batch.inputs.items()}
+    return Microbatch(inputs, copy(batch.supervised_N), copy(batch.targets_N), batch.segments)
 
 
 def append_unsupervised(sample: EncodedSample, turn: EncodedSample) -> EncodedSample:
@@ -230,10 +287,10 @@ def build_trainer(
     trained = freeze_parameters(model, processor, stage)
     blocks = fsdp_units(model, family)
     set_activation_checkpointing(blocks, enabled=sharding.activation_checkpointing)
-    logits_module = LogitsModule(model)
+    log_probs_module = LogProbsModule(model)
     if dist_context.is_distributed:
         shard_model(
-            logits_module,
+            log_probs_module,
             model,
             family,
             dist_context=dist_context,
@@ -251,13 +308,13 @@ def build_trainer(
                 decay = stage.weight_decay if use_decay else 0.0
                 groups.append({"params": params, "weight_decay": decay})
                 peak_learning_rates.append(getattr(stage.learning_rates, part))
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=stage.betas, fused=True)
+    optimizer = AdamW(groups, betas=stage.betas)
     model.train()
     # The smallest image there is.
     image = processor.tiles([Image.new("RGB", (28, 28))]) if dist_context.size > 1 else None
     return Trainer(
         model,
-        logits_module,
+        log_probs_module,
         processor,
         stage,
         build_loss(stage),
