@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from lingshu.models.load import load
 from lingshu.recipes.lora_7b import recipe
 from lingshu.train.config import LearningRates, Lora, Stage, TrainConfig
 from lingshu.train.estimate import estimate_run
-from lingshu.train.loop import train
+from lingshu.train.loop import StopRequested, train
 from lingshu.train.progress import StepProgress
 from tests.support.tiny import REPRESENTATIVES, small_config
 
@@ -130,3 +131,34 @@ def test_a_lora_stage_is_planned_and_checked() -> None:
         Stage("x", ("x",), LearningRates(projector=1e-4), batch=1, lora=Lora())
     with pytest.raises(ConfigError, match="trains nothing"):
         Lora(rank=0)
+
+
+def test_a_state_holds_adapters_and_their_moments_and_names_the_checkpoint_they_belong_to(
+    tmp_path: Path, trained_run: tuple[TrainConfig, Path]
+) -> None:
+    config, done = trained_run
+    base = tmp_path / "base"
+    shutil.copytree(done / "stages" / "1-shallow", base)
+    config = replace(config, model=str(base), stages=config.stages[1:], save_every=1)
+    stops = iter((False, True))
+    with pytest.raises(StopRequested):
+        train(config, tmp_path / "run", stop=lambda: next(stops))
+    index = json.loads(
+        (tmp_path / "run" / "state" / "00-00000002" / "index.json").read_text(encoding="utf-8")
+    )
+    kinds = {name.split("/", 1)[0] for name in index["tensors"]}
+    assert kinds == {"weight", "step", "exp_avg", "exp_avg_sq", "random"}
+    assert all("lora_" in n for n in index["tensors"] if not n.startswith("random/"))
+    train(config, tmp_path / "run", resume=True, stop=lambda: False)
+    train(config, tmp_path / "whole")
+    weights = [
+        (tmp_path / run / "checkpoint" / "model.safetensors").read_bytes()
+        for run in ("run", "whole")
+    ]
+    assert weights[0] == weights[1]
+    with pytest.raises(StopRequested):
+        train(config, tmp_path / "other", stop=lambda: True)
+    shutil.rmtree(base)
+    shutil.copytree(done / "checkpoint", base)
+    with pytest.raises(ConfigError, match=r"is not the checkpoint that .* started from"):
+        train(config, tmp_path / "other", resume=True)

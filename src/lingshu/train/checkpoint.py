@@ -52,6 +52,7 @@ from lingshu.core.files import (
     write_json,
 )
 from lingshu.train.distributed import DistributedContext
+from lingshu.train.optimizer import AdamW
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 INDEX, POSITION = "index.json", "position.json"
@@ -62,6 +63,8 @@ class TrainingPosition:
     """How far a run is: stage index, optimizer steps in it, log bytes, seconds, recorded losses.
 
     `pending_losses` are those since the last row of the log; `skipped` counts non-finite steps.
+    `start` is the digest of the checkpoint that the first stage started from, whose frozen weights
+    a state does not repeat.
     """
 
     stage: int
@@ -72,6 +75,7 @@ class TrainingPosition:
     recent_losses: list[float] = field(default_factory=list)
     pending_losses: list[float] = field(default_factory=list)
     skipped: int = 0
+    start: str = ""
 
 
 class CheckpointWriter:
@@ -94,9 +98,7 @@ class CheckpointWriter:
         pending = self._pending_write
         return pending is not None and pending.done() and pending.exception() is not None
 
-    def save(
-        self, position: TrainingPosition, model: Any, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def save(self, position: TrainingPosition, model: Any, optimizer: AdamW) -> None:
         """Copy the state after a step and start to write it; waits for the one before."""
         self.wait()
         stager = DefaultStager(StagingOptions(False, False, False, False))
@@ -150,22 +152,20 @@ def find_latest_state(folder: Path) -> tuple[Path, TrainingPosition] | None:
 
 
 def load_state(
-    folder: Path, model: Any, optimizer: torch.optim.Optimizer, dist_context: DistributedContext
+    folder: Path, model: Any, optimizer: AdamW, dist_context: DistributedContext
 ) -> None:
     """Restore weights, moments and random state; raises ArtifactError if of another model."""
     reader = StateReader(folder)
     for name, parameter in _trained_parameters(model, optimizer).items():
         # A part that no sample has reached yet has no moments.
         if f"step/{name}" in reader.tensors:
-            optimizer.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+            optimizer.state[parameter] = optimizer.create_state(parameter)
     target_state = _state_tensors(model, optimizer)
     rng_state = _rng_state(dist_context.rank)
     rng_tensors = {name: value for name, value in rng_state.items() if name in reader.tensors}
-    stored = {name for name in reader.tensors if not name.startswith("random/")}
+    # States of earlier versions repeat the frozen weights.
+    frozen = {f"weight/{name}" for name, _ in model.named_parameters()} - set(target_state)
+    stored = {name for name in reader.tensors if not name.startswith("random/")} - frozen
     if mismatched := stored ^ set(target_state):
         raise ArtifactError(
             f"{folder} is of another model ({min(mismatched)}); train again without --resume."
@@ -205,24 +205,26 @@ def _cause(error: CheckpointException) -> Exception:
     return TrainingError(f"the state could not be written: {one_line(causes[0])}")
 
 
-def _state_tensors(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The tensors of a state by name, not copied; a weight that two modules share appears once."""
-    state = {f"weight/{name}": parameter.detach() for name, parameter in model.named_parameters()}
+def _state_tensors(model: Any, optimizer: AdamW) -> dict[str, torch.Tensor]:
+    """The tensors of a state by name, not copied: what a stage changes, and buffers.
+
+    A weight that two modules share appears once; frozen ones are those of the stage's start.
+    """
+    trained = _trained_parameters(model, optimizer)
+    state = {f"weight/{name}": parameter.detach() for name, parameter in trained.items()}
     weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     state |= {
         f"weight/{name}": tensor
         for name, tensor in model.state_dict().items()
         if name not in weights
     }
-    for name, parameter in _trained_parameters(model, optimizer).items():
+    for name, parameter in trained.items():
         if parameter in optimizer.state:
             state |= {f"{key}/{name}": optimizer.state[parameter][key] for key in MOMENTS}
     return state
 
 
-def _trained_parameters(
-    model: Any, optimizer: torch.optim.Optimizer
-) -> dict[str, torch.nn.Parameter]:
+def _trained_parameters(model: Any, optimizer: AdamW) -> dict[str, torch.nn.Parameter]:
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     return {name: p for name, p in model.named_parameters() if id(p) in trained}
 

@@ -420,7 +420,7 @@ class StageRun:
         source = self._open_batches(loaded, trainer)
         # Each process has its own dropout.
         torch.manual_seed(self.seed + 1_000_003 * dist_context.rank)
-        self._resume(trainer)
+        self._resume(trainer, start=loaded.digest)
         open_main_log = open_log(
             self.run.out,
             log_bytes=self.position.log_bytes,
@@ -489,18 +489,31 @@ class StageRun:
             shard_batch=lambda batch: self.dist_context.shard_batch(batch, stage.micro_batch),
         )
 
-    def _resume(self, trainer: Trainer) -> None:
+    def _resume(self, trainer: Trainer, *, start: str) -> None:
         out = self.run.out
-        resumed = self.dist_context.run_on_main(lambda: find_latest_state(out / "state"))
-        if resumed is not None and resumed[1].stage == self.stage_index:
+        resumed = self.dist_context.run_on_main(lambda: self._find_state(start))
+        if resumed is not None:
             folder, self.position = resumed
             load_state(folder, trainer.model, trainer.optimizer, self.dist_context)
             return
+        # Later stages start from folders that this run wrote.
+        self.position.start = "" if self.stage_index else start
         # A stage that starts from scratch keeps the log up to the end of the stage before it.
         finished = {stage.name for stage in self.config.stages[: self.stage_index]}
         self.position.log_bytes = self.dist_context.run_on_main(
             lambda: _finished_log_bytes(out / LOG_FILE, finished)
         )
+
+    def _find_state(self, start: str) -> tuple[Path, TrainingPosition] | None:
+        found = find_latest_state(self.run.out / "state")
+        if found is None or found[1].stage != self.stage_index:
+            return None
+        if found[1].start not in ("", start):
+            raise ConfigError(
+                f"{self.run.start_name} is not the checkpoint that {self.run.out} started from, and"
+                " its frozen weights are part of the run; restore it, or choose another --out."
+            )
+        return found
 
     def _take_steps(
         self,

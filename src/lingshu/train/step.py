@@ -51,7 +51,7 @@ T = TypeVar("T")
 NO_SHARDING = Sharding()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepResult:
     """The mean loss, the gradient norm before clipping, and the objective's metrics per token.
 
