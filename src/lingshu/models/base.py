@@ -193,6 +193,13 @@ class VisionLanguageFamily(ABC):
     @abstractmethod
     def tower(self, config: Any) -> VisionTowerSpec: ...
 
+    def tower_inputs(self, tower: Any, grid: Any) -> tuple[dict[str, Any], list[list[int]]]:
+        """What a tower that takes images of any size derives from their sizes (images x 3, on the
+        CPU): further inputs, and the lengths of the segments that it attends in, of whole images
+        and then of windows.
+        """
+        raise NotImplementedError(f"{self.model_type} takes tiles of one size")
+
     @abstractmethod
     def tiny_config(self, spec: TinyModel, text: dict[str, Any], ids: dict[str, Any]) -> Any:
         """The stock configuration class with tiny sizes; `text` is that of the language model."""

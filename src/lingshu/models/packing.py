@@ -1,24 +1,20 @@
 """Several samples in one row, none seeing another: inputs, positions and attention of a pack.
 
-Shapes: B rows (1 in a pack), H heads, L tokens of a row, S tokens of a segment, D head size.
+Shapes: B rows (1 in a pack), L tokens of a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import accumulate
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from lingshu.core.errors import ArtifactError
-from lingshu.models.base import IMAGE_BLOCK_INPUT
+from lingshu.models.base import IMAGE_BLOCK_INPUT, family_of
 from lingshu.models.processor import IGNORE_INDEX, EncodedSample, Processor, to_tensors
-
-SEGMENT_ATTENTION = "lingshu_segments"
+from lingshu.models.segment_attention import Segments, segment_attention, to_device
 
 
 class Pack(NamedTuple):
@@ -79,8 +75,12 @@ def compute_hidden_states(
             f" {inputs['input_ids'].shape[1]}."
         )
     inputs = dict(inputs)
-    layout = PackLayout(tuple(segments), inputs.pop(IMAGE_BLOCK_INPUT, None))
-    with segment_attention(model):
+    is_image = inputs.pop(IMAGE_BLOCK_INPUT, None)
+    if "pixel_values" not in inputs:
+        is_image = None
+    layout = Segments(segments, inputs["input_ids"].device, causal=True, is_image=is_image)
+    with segment_attention(model, language=True):
+        inputs = with_image_features(model, inputs)
         return model.model(**inputs, use_cache=False, segments=layout).last_hidden_state
 
 
@@ -96,7 +96,40 @@ def compute_padded_hidden_states(model: Any, inputs: dict[str, torch.Tensor]) ->
             "full_attention": mask,
             "sliding_attention": inside_window(mask, text_config.sliding_window),
         }
-    return model.model(**{**inputs, "attention_mask": masks}, use_cache=False).last_hidden_state
+    with segment_attention(model, language=False):
+        inputs = with_image_features(model, {**inputs, "attention_mask": masks})
+        return model.model(**inputs, use_cache=False).last_hidden_state
+
+
+def with_image_features(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs with the output of a vision tower that takes images of any size in place of its
+    pixels.
+
+    The tower derives bounds, positions and windows from the sizes of the images; here this happens
+    once, on the CPU where the sizes are, so that no layer reads them from the GPU.
+    """
+    grid = inputs.get("image_grid_thw")
+    if grid is None:
+        return inputs
+    pixels, grid = inputs["pixel_values"], grid.cpu()
+    derived, bounds = family_of(model.config.model_type).tower_inputs(model.model.visual, grid)
+    segments = [Segments(part, pixels.device, causal=False) for part in bounds]
+    # The tower takes its bounds as tensors; the attention of its layers finds them by their number.
+    names = (("cu_seqlens", "max_seqlen"), ("cu_window_seqlens", "max_window_seqlen"))
+    for (bounds_name, longest_name), part in zip(names, segments, strict=False):
+        derived |= {bounds_name: part.cu_seqlens, longest_name: part.longest}
+    features = model.model.get_image_features(
+        pixels,
+        grid,
+        return_dict=True,
+        tower_segments=segments,
+        **{
+            name: to_device(value, pixels.device) if isinstance(value, torch.Tensor) else value
+            for name, value in derived.items()
+        },
+    )
+    kept = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    return {**kept, "image_grid_thw": grid, "mm_encoder_outputs": {"image": features}}
 
 
 def inside_window(visible_B1LL: torch.Tensor, window: int) -> torch.Tensor:
@@ -108,134 +141,3 @@ def inside_window(visible_B1LL: torch.Tensor, window: int) -> torch.Tensor:
     rank_B1LL = visible_B1LL.cumsum(-1, dtype=torch.int32)
     own_rank_B1L1 = rank_B1LL.diagonal(dim1=-2, dim2=-1)[..., None]
     return visible_B1LL & (own_rank_B1L1 - rank_B1LL < window)
-
-
-class PackLayout:
-    """The lengths of the samples of a pack, and what the tokens of each see of it.
-
-    `is_image` (1 x L) marks the tokens of images that are seen in both directions, None where every
-    token sees its past only. A mask is made once and serves all layers.
-    """
-
-    def __init__(self, lengths: tuple[int, ...], is_image: torch.Tensor | None) -> None:
-        self.lengths = lengths
-        self._images = None if is_image is None else [i.bool() for i in is_image[0].split(lengths)]
-        self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
-
-    @property
-    def is_causal(self) -> bool:
-        return self._images is None or not any(bool(image.any()) for image in self._images)
-
-    def mask(self, segment: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-        """What each token of a segment sees of it (S x S), None if it is all of its past."""
-        length = self.lengths[segment]
-        window = None if window is None or window >= length else window
-        key = segment, window
-        if key not in self._masks:
-            image = None if self._images is None else self._images[segment]
-            is_plain = window is None and (image is None or not bool(image.any()))
-            self._masks[key] = None if is_plain else segment_mask(length, image, window, device)
-        return self._masks[key]
-
-
-def segment_mask(
-    length: int, is_image: torch.Tensor | None, window: int | None, device: torch.device
-) -> torch.Tensor:
-    """What each token (row) of a sample sees: its past and all of its own image, and of both only
-    what is inside the window.
-    """
-    position_S = torch.arange(length, device=device)
-    distance_SS = position_S[:, None] - position_S
-    visible_SS = distance_SS >= 0
-    if is_image is not None:
-        starts_S = is_image & ~functional.pad(is_image, (1, 0))[:-1]
-        image_S = torch.where(is_image, starts_S.cumsum(0), 0)
-        visible_SS |= (image_S[:, None] == image_S) & is_image
-    return visible_SS if window is None else visible_SS & (distance_SS < window)
-
-
-@contextmanager
-def segment_attention(model: Any) -> Iterator[None]:
-    """Let the language model attend inside each segment only; the vision tower is unchanged."""
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface
-
-    AttentionInterface.register(SEGMENT_ATTENTION, segment_attention_forward)
-    # Without this a dense mask would be built and ignored.
-    AttentionMaskInterface.register(SEGMENT_ATTENTION, lambda *_, **__: None)
-    config = model.model.language_model.config
-    previous = config._attn_implementation
-    config._attn_implementation = SEGMENT_ATTENTION
-    try:
-        yield
-    finally:
-        config._attn_implementation = previous
-
-
-def segment_attention_forward(
-    module: Any,
-    query_BHLD: torch.Tensor,
-    key_BHLD: torch.Tensor,
-    value_BHLD: torch.Tensor,
-    attention_mask: torch.Tensor | None = None,
-    *,
-    segments: PackLayout,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention inside each segment, so that the cost is linear in the length of the pack: on a GPU
-    in half precision one variable-length kernel for all segments, elsewhere, and where image tokens
-    see each other in both directions, a call per segment.
-    """
-    del module, attention_mask
-    is_half_on_gpu = query_BHLD.is_cuda and query_BHLD.dtype in (torch.float16, torch.bfloat16)
-    if is_half_on_gpu and segments.is_causal:
-        return varlen_attention_forward(
-            query_BHLD, key_BHLD, value_BHLD, segments.lengths, scaling, sliding_window
-        ), None
-    parts = zip(
-        *(tensor.split(segments.lengths, 2) for tensor in (query_BHLD, key_BHLD, value_BHLD)),
-        strict=True,
-    )
-    enable_gqa = query_BHLD.shape[1] != key_BHLD.shape[1]
-    outputs = []
-    for segment, (q, k, v) in enumerate(parts):
-        mask = segments.mask(segment, sliding_window, query_BHLD.device)
-        outputs.append(
-            functional.scaled_dot_product_attention(
-                q, k, v, mask, is_causal=mask is None, scale=scaling, enable_gqa=enable_gqa
-            )
-        )
-    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
-
-
-def varlen_attention_forward(
-    query_BHLD: torch.Tensor,
-    key_BHLD: torch.Tensor,
-    value_BHLD: torch.Tensor,
-    segments: tuple[int, ...],
-    scaling: float | None,
-    window: int | None,
-) -> torch.Tensor:
-    """The same by torch's variable-length FlashAttention kernel; needs a GPU."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    cu_seqlens = torch.tensor(
-        [0, *accumulate(segments)], dtype=torch.int32, device=query_BHLD.device
-    )
-    query_LHD, key_LHD, value_LHD = (
-        tensor[0].transpose(0, 1).contiguous() for tensor in (query_BHLD, key_BHLD, value_BHLD)
-    )
-    max_seqlen = max(segments)
-    enable_gqa = query_LHD.shape[1] != key_LHD.shape[1]
-    # The kernel counts the tokens before the one that looks.
-    window_size = (-1 if window is None else window - 1, 0)
-    options: dict[str, Any] = {
-        "scale": scaling,
-        "window_size": window_size,
-        "enable_gqa": enable_gqa,
-    }
-    return varlen_attn(
-        query_LHD, key_LHD, value_LHD, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **options
-    )[None]  # pyright: ignore

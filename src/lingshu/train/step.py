@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
@@ -26,9 +25,9 @@ from lingshu.models.packing import (
     collate_pack,
     compute_hidden_states,
     compute_padded_hidden_states,
-    segment_attention,
 )
 from lingshu.models.processor import IGNORE_INDEX, EncodedSample, Processor
+from lingshu.models.segment_attention import segment_attention, to_device
 from lingshu.train.config import Sharding, Stage
 from lingshu.train.distributed import (
     SINGLE_PROCESS,
@@ -196,7 +195,7 @@ class Trainer:
 
     def _backward(self, microbatch: Sequence[EncodedSample], denominator: float) -> SummedLoss:
         # Activations that are recomputed in the backward pass need the same attention.
-        with segment_attention(self.model) if self.stage.packing else nullcontext():
+        with segment_attention(self.model, language=self.stage.packing):
             loss_sum = self.compute_loss_sum(microbatch)
             # Where only the tower is trained, text alone has no gradient.
             if loss_sum.loss.requires_grad:
@@ -229,15 +228,13 @@ class Trainer:
 
 
 def on_device(batch: Microbatch, device: torch.device) -> Microbatch:
-    """The same tensors on a device, copied from pinned memory while it computes."""
-
-    def copy(tensor: torch.Tensor) -> torch.Tensor:
-        if device.type != "cuda":
-            return tensor.to(device)
-        return tensor.pin_memory().to(device, non_blocking=True)
-
-    inputs = {name: copy(tensor) for name, tensor in batch.inputs.items()}
-    return Microbatch(inputs, copy(batch.supervised_N), copy(batch.targets_N), batch.segments)
+    """The same tensors on a device; sizes of images stay on the CPU, which alone reads them."""
+    inputs = {
+        name: tensor if name == "image_grid_thw" else to_device(tensor, device)
+        for name, tensor in batch.inputs.items()
+    }
+    positions, targets = (to_device(t, device) for t in (batch.supervised_N, batch.targets_N))
+    return Microbatch(inputs, positions, targets, batch.segments)
 
 
 def append_unsupervised(sample: EncodedSample, turn: EncodedSample) -> EncodedSample:

@@ -113,6 +113,12 @@ class QwenVL(VisionLanguageFamily):
         grids = np.array([t.grid for t in tiles], np.int64)
         return {"pixel_values": np.concatenate(patches), "image_grid_thw": grids}
 
+    def tower_inputs(self, tower: Any, grid: Any) -> tuple[dict[str, Any], list[list[int]]]:
+        from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids
+
+        positions = get_vision_position_ids(grid, tower.spatial_merge_size)
+        return {"position_ids": positions}, [get_vision_cu_seqlens(grid).diff().tolist()]
+
     def expand(self, tiles: Tiles) -> str:
         return IMAGE_TOKEN * tiles.tokens
 

@@ -35,6 +35,18 @@ class Qwen25VL(QwenVL):
             tile_tokens=None,
         )
 
+    def tower_inputs(self, tower: Any, grid: Any) -> tuple[dict[str, Any], list[list[int]]]:
+        from transformers.vision_utils import get_vision_window_index
+
+        derived, bounds = super().tower_inputs(tower, grid)
+        derived["window_index"], windows = get_vision_window_index(
+            grid,
+            spatial_merge_size=tower.spatial_merge_size,
+            window_size=tower.window_size,
+            patch_size=tower.patch_size,
+        )
+        return derived, [*bounds, windows.diff().tolist()]
+
     def tiny_config(self, spec: TinyModel, text: dict[str, Any], ids: dict[str, Any]) -> Any:
         from transformers import Qwen2_5_VLConfig
 

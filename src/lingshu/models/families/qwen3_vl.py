@@ -42,6 +42,21 @@ class Qwen3VL(QwenVL):
             tile_tokens=None,
         )
 
+    def tower_inputs(self, tower: Any, grid: Any) -> tuple[dict[str, Any], list[list[int]]]:
+        from transformers.vision_utils import get_vision_interpolation_indices_and_weights
+
+        derived, bounds = super().tower_inputs(tower, grid)
+        derived["interp_indices"], derived["interp_weights"] = (
+            get_vision_interpolation_indices_and_weights(
+                grid,
+                num_grid_per_side=tower.num_grid_per_side,
+                mode=tower.interpolation_mode,
+                align_corners=tower.interpolation_align_corners,
+                spatial_merge_size=tower.config.spatial_merge_size,
+            )
+        )
+        return derived, bounds
+
     def tiny_config(self, spec: TinyModel, text: dict[str, Any], ids: dict[str, Any]) -> Any:
         from transformers import Qwen3VLConfig
 
