@@ -124,7 +124,7 @@ def likelihoods(
     device = next(loaded.model.parameters()).device
     # Similar lengths in a batch, whatever is stored already: padding changes the last bits.
     order = sorted(range(len(held_out.data)), key=lambda i: (len(held_out.data.encodings[i]), i))
-    log_probs_module = LogProbsModule(loaded.model.eval())
+    log_probs_module = LogProbsModule(loaded.model.eval(), loaded.processor.family)
     with ExitStack() as open_files:
         log: JsonlAppender | None = None
         for start in range(0, len(order), batch):

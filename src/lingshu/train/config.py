@@ -13,6 +13,9 @@ from typing import Literal
 from lingshu.core.errors import ConfigError, suggest_name
 from lingshu.models.model_spec import PARTS, Part, PixelBudget, TinyModel
 
+# Of a GPU's memory, for whole gradients that wait for the end of an update.
+UNREDUCED_FRACTION = 0.25
+
 
 def _check_range(name: str, value: float, *, below: float = math.inf) -> None:
     if not 0 <= value < below:
@@ -266,15 +269,44 @@ class Stage:
 
 @dataclass(frozen=True)
 class Sharding:
-    """How a model that is large for its GPUs is fitted into them.
+    """How a model that is large for its GPUs is fitted into them, and what they send each other.
 
     `activation_checkpointing` recomputes the activations of each block in the backward pass: about
     a third more time, far less memory, the same numbers. `cpu_offload` keeps weights, gradients and
     moments in CPU memory between their uses; it is slow, and needs GPUs under torchrun.
+    `shard_size` is the number of processes that share one copy of the model: those of a node where
+    it is not given, so that weights are gathered inside nodes and only gradients cross them.
+    `reduce` says when gradients are summed over processes: after each micro-batch, or once in an
+    update ("update"), for which whole float32 gradients stay on each GPU; auto does that where they
+    take at most a quarter of its memory. `moments` in bfloat16 halve those of AdamW, rounded
+    stochastically. `compile` compiles each block (torch.compile).
     """
 
     activation_checkpointing: bool = False
     cpu_offload: bool = False
+    shard_size: int | None = None
+    reduce: Literal["auto", "update", "micro_batch"] = "auto"
+    moments: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        _check_counts("sharding.", self, "shard_size")
+
+    def processes_per_copy(self, processes: int, processes_per_node: int) -> int:
+        """How many processes share one copy of the model, of which each holds a part."""
+        if self.shard_size is not None:
+            return min(self.shard_size, processes)
+        is_even = processes_per_node > 1 and processes % processes_per_node == 0
+        return processes_per_node if is_even else processes
+
+    def reduces_once(self, trained_parameters: int, memory_bytes: float | None) -> bool:
+        """Whether gradients are summed over processes once in an update; `memory_bytes` is that of a
+        GPU, None on a CPU.
+        """
+        if self.reduce != "auto":
+            return self.reduce == "update"
+        whole = 4 * trained_parameters
+        return memory_bytes is None or whole <= UNREDUCED_FRACTION * memory_bytes
 
 
 @dataclass(frozen=True)

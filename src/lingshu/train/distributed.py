@@ -36,6 +36,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lingshu.core.errors import ConfigError, LingshuError, TrainingError
 from lingshu.models.base import VisionLanguageFamily
+from lingshu.train.config import Sharding
 
 T = TypeVar("T")
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -46,7 +47,8 @@ TIMEOUT = timedelta(hours=12)
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """The processes of a run: this one's `rank` of `size`, and its device.
+    """The processes of a run: this one's `rank` of `size`, `node_size` of them on each node, and its
+    device.
 
     `control_group` carries small numbers and barriers, `checkpoint_group` the threads that write
     states; both are on the CPU, and None without torchrun, whose process is the `launcher`.
@@ -55,6 +57,7 @@ class DistributedContext:
     rank: int = 0
     size: int = 1
     device: torch.device = CPU
+    node_size: int = 1
     control_group: distributed.ProcessGroup | None = None
     checkpoint_group: distributed.ProcessGroup | None = None
     launcher: int | None = None
@@ -142,9 +145,14 @@ def init_distributed(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Distrib
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo")
     groups = [_new_gloo_group() for _ in range(2)]
     rank, size = distributed.get_rank(), distributed.get_world_size()
+    local_ranks: list[int] = [0] * size
+    distributed.all_gather_object(local_ranks, _local_rank(), group=groups[0])
+    node_size = max(local_ranks) + 1
     finished_cleanly = False
     try:
-        yield DistributedContext(rank, size, local_device, *groups, launcher=os.getppid())
+        yield DistributedContext(
+            rank, size, local_device, node_size, *groups, launcher=os.getppid()
+        )
         finished_cleanly = True
     except (RuntimeError, distributed.DistError) as error:
         # gloo reports a peer that is gone in a plain RuntimeError.
@@ -170,7 +178,7 @@ def _new_gloo_group() -> distributed.ProcessGroup:
 def _local_device(device_type: str) -> torch.device:
     if device_type == "cpu":
         return CPU
-    local_rank = distributed.get_node_local_rank()  # pyright: ignore[reportPrivateImportUsage] - documented
+    local_rank = _local_rank()
     if local_rank >= torch.cuda.device_count():
         raise ConfigError(
             f"torchrun started more processes on this node than its {torch.cuda.device_count()}"
@@ -180,9 +188,21 @@ def _local_device(device_type: str) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def _local_rank() -> int:
+    return distributed.get_node_local_rank()  # pyright: ignore[reportPrivateImportUsage] - documented
+
+
 def fsdp_units(model: Any, family: VisionLanguageFamily) -> list[nn.Module]:
     """The blocks that are sharded and recomputed one by one: vision, then language."""
     return [block for path in family.blocks for block in model.get_submodule(path)]
+
+
+def set_compiled(blocks: Sequence[nn.Module], *, enabled: bool) -> None:
+    """Let blocks be compiled when they are first called; blocks of one class share the result."""
+    for block in blocks:
+        block._compiled_call_impl = None
+        if enabled:
+            block.compile()
 
 
 def set_activation_checkpointing(blocks: Sequence[nn.Module], *, enabled: bool) -> None:
@@ -208,43 +228,61 @@ def shard_model(
     *,
     dist_context: DistributedContext,
     bfloat16: bool,
-    cpu_offload: bool,
+    sharding: Sharding,
 ) -> None:
     """Shard `model` block by block, and the rest of it with `root`, whose call is the forward pass.
 
-    The first process has the weights; the others may be on the meta device. Gradients are summed.
+    Where fewer processes than all share a copy, the copies are equal: gradients are scattered inside
+    a copy and then summed over copies (hybrid sharding). The first process has the weights; the
+    others may be on the meta device. Gradients are summed.
     """
     parameters, buffers = {}, {}
     if dist_context.is_main:
         parameters = {name: tensor.detach() for name, tensor in model.state_dict().items()}
         buffers = dict(model.named_buffers())
         _move(model, META)
-    sharding: dict[str, Any] = {
-        "mesh": init_device_mesh(dist_context.device.type, (dist_context.size,)),
+    size = dist_context.size
+    shards = sharding.processes_per_copy(size, dist_context.node_size)
+    shape, names = ((size,), ("shard",))
+    if shards < size:
+        shape, names = (size // shards, shards), ("replicate", "shard")
+    options: dict[str, Any] = {
+        "mesh": init_device_mesh(dist_context.device.type, shape, mesh_dim_names=names),
         "mp_policy": MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         if bfloat16
         else MixedPrecisionPolicy(),
-        "offload_policy": CPUOffloadPolicy() if cpu_offload else OffloadPolicy(),
+        "offload_policy": CPUOffloadPolicy() if sharding.cpu_offload else OffloadPolicy(),
     }
     for unit in fsdp_units(model, family):
         _move(unit, dist_context.device)
-        fully_shard(unit, **sharding)
+        fully_shard(unit, **options)
     _move(model, dist_context.device)
-    fully_shard(root, **sharding)
+    fully_shard(root, **options)
     for module in root.modules():
         if isinstance(module, FSDPModule):
             # A step divides its loss by the tokens of the whole batch: gradients are summed, not
             # averaged.
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
-    options = StateDictOptions(
-        full_state_dict=True, broadcast_from_rank0=True, cpu_offload=cpu_offload
+    state_options = StateDictOptions(
+        full_state_dict=True, broadcast_from_rank0=True, cpu_offload=sharding.cpu_offload
     )
-    set_model_state_dict(model, parameters, options=options)
+    set_model_state_dict(model, parameters, options=state_options)
     for name, buffer in model.named_buffers():
         if dist_context.is_main:
             buffer.copy_(buffers[name])
         distributed.broadcast(buffer, src=0)
+
+
+def set_gradient_sync(root: nn.Module, *, is_last: bool, once: bool) -> None:
+    """Before a backward pass of a sharded model: whether it is the `last` of an update, and whether
+    gradients are reduced `once` then, or scattered in each.
+    """
+    if isinstance(root, FSDPModule):
+        root.set_is_last_backward(is_last)
+        root.set_requires_gradient_sync(is_last or not once)
+        # Copies of the model are summed at the end in any case.
+        root.set_requires_all_reduce(is_last)
 
 
 def full_state_dict(model: Any) -> dict[str, Any]:

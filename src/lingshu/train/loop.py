@@ -248,6 +248,11 @@ def check_distributed(config: TrainConfig, dist_context: DistributedContext) -> 
         raise ConfigError(
             "sharding.cpu_offload needs GPUs under torchrun; set sharding.cpu_offload=false."
         )
+    if dist_context.is_distributed and dist_context.size % (config.sharding.shard_size or 1):
+        raise ConfigError(
+            f"sharding.shard_size is {config.sharding.shard_size}, which does not divide"
+            f" {dist_context.size} processes; choose a divisor, or leave it out."
+        )
     for stage in config.stages if dist_context.is_distributed else ():
         divisor = dist_context.size * stage.micro_batch
         # The replies of a round vary in number and are divided as they come.

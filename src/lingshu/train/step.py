@@ -6,7 +6,8 @@ Shapes: B micro-batch, L tokens, N supervised tokens, D width of the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
@@ -20,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 from lingshu.core.types import Message
+from lingshu.models.base import VisionLanguageFamily
 from lingshu.models.model_spec import PARTS
 from lingshu.models.packing import (
     collate_pack,
@@ -34,6 +36,8 @@ from lingshu.train.distributed import (
     DistributedContext,
     fsdp_units,
     set_activation_checkpointing,
+    set_compiled,
+    set_gradient_sync,
     shard_model,
 )
 from lingshu.train.lora import is_adapter
@@ -113,26 +117,48 @@ class LogProbsModule(nn.Module):
     (`token_log_probs`).
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, family: VisionLanguageFamily) -> None:
         super().__init__()
         self.model = model
+        self._stacks = family.blocks
 
     def forward(self, batch: Microbatch, *, temperature: float = 1.0) -> torch.Tensor:
         inputs = dict(batch.inputs)
-        if batch.segments is not None:
-            hidden_BLD = compute_hidden_states(self.model, inputs, batch.segments)
-        else:
-            hidden_BLD = compute_padded_hidden_states(self.model, inputs)
+        with residual_in_float32(self.model.get_submodule(stack)[0] for stack in self._stacks):
+            if batch.segments is not None:
+                hidden_BLD = compute_hidden_states(self.model, inputs, batch.segments)
+            else:
+                hidden_BLD = compute_padded_hidden_states(self.model, inputs)
         hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, batch.supervised_N)
         head = self.model.lm_head
         return token_log_probs(hidden_ND, head.weight, batch.targets_N, temperature=temperature)
+
+
+@contextmanager
+def residual_in_float32(first_blocks: Iterable[nn.Module]) -> Iterator[None]:
+    """Let what blocks add to be float32 under autocast, whatever type the weights before the first
+    of them are gathered in: products and attention are in half precision, sums are not, in one
+    process and in many.
+    """
+
+    def cast(block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        del block
+        hidden, *rest = inputs
+        is_cast = torch.is_autocast_enabled(hidden.device.type)
+        return (hidden.float() if is_cast else hidden, *rest)
+
+    with ExitStack() as hooks:
+        for block in first_blocks:
+            hooks.callback(block.register_forward_pre_hook(cast).remove)
+        yield
 
 
 @dataclass(frozen=True)
 class Trainer:
     """A model set up for one stage; `peak_learning_rates` are those of the optimizer's groups.
 
-    `log_probs_module` is the (sharded) forward pass of `model`; `dummy_turn` has a small image.
+    `log_probs_module` is the (sharded) forward pass of `model`; `dummy_turn` has a small image. With
+    `reduces_once` a process keeps its whole gradients until the last micro-batch of an update.
     """
 
     model: Any
@@ -146,6 +172,7 @@ class Trainer:
     bfloat16: bool
     dist_context: DistributedContext = SINGLE_PROCESS
     dummy_turn: EncodedSample | None = None
+    reduces_once: bool = True
 
     def step(
         self, batch: Sequence[Sequence[EncodedSample]], step_index: int, total: int
@@ -166,9 +193,13 @@ class Trainer:
         denominator, *has_images = self.dist_context.all_reduce_sum(
             [denominator, *(float(any(e.tiles for e in microbatch)) for microbatch in microbatches)]
         )
+        # Gradients of vision blocks that wait for the last micro-batch need it to reach them.
+        has_images[-1] = max(has_images)
         sums, names = torch.zeros(1, dtype=torch.float64, device=self.device), ()
-        for microbatch, any_rank_has_images in zip(microbatches, has_images, strict=True):
-            padded = self.pad_with_dummy_image(microbatch) if any_rank_has_images else microbatch
+        for index, microbatch in enumerate(microbatches):
+            padded = self.pad_with_dummy_image(microbatch) if has_images[index] else microbatch
+            is_last = index == len(microbatches) - 1
+            set_gradient_sync(self.log_probs_module, is_last=is_last, once=self.reduces_once)
             loss_sum = self._backward(padded, denominator)
             names = tuple(loss_sum.metrics)
             added = torch.stack([loss_sum.loss.detach(), *loss_sum.metrics.values()])
@@ -284,7 +315,8 @@ def build_trainer(
     trained = freeze_parameters(model, processor, stage)
     blocks = fsdp_units(model, family)
     set_activation_checkpointing(blocks, enabled=sharding.activation_checkpointing)
-    log_probs_module = LogProbsModule(model)
+    set_compiled(blocks, enabled=sharding.compile)
+    log_probs_module = LogProbsModule(model, family)
     if dist_context.is_distributed:
         shard_model(
             log_probs_module,
@@ -292,7 +324,7 @@ def build_trainer(
             family,
             dist_context=dist_context,
             bfloat16=bfloat16,
-            cpu_offload=sharding.cpu_offload,
+            sharding=sharding,
         )
     groups: list[dict[str, Any]] = []
     peak_learning_rates: list[float] = []
@@ -305,10 +337,14 @@ def build_trainer(
                 decay = stage.weight_decay if use_decay else 0.0
                 groups.append({"params": params, "weight_decay": decay})
                 peak_learning_rates.append(getattr(stage.learning_rates, part))
-    optimizer = AdamW(groups, betas=stage.betas)
+    n_trained = sum(parameter.numel() for _, parameter in named_parameters)
+    memory = None
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+    optimizer = AdamW(groups, betas=stage.betas, moments=sharding.moments)
     model.train()
     # The smallest image there is.
-    image = processor.tiles([Image.new("RGB", (28, 28))]) if dist_context.size > 1 else None
+    image = processor.tiles([Image.new("RGB", (28, 28))]) if dist_context.is_distributed else None
     return Trainer(
         model,
         log_probs_module,
@@ -321,6 +357,7 @@ def build_trainer(
         bfloat16,
         dist_context,
         dummy_turn=processor.encode([Message("user", (0,))], image) if image else None,
+        reduces_once=sharding.reduces_once(n_trained, memory),
     )
 
 
