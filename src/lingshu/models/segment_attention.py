@@ -92,17 +92,17 @@ class Segments:
 
     @cached_property
     def order(self) -> torch.Tensor | None:
-        """Where each token of the row is in the joined rows of all batches; None: in its place."""
+        """Where each token of the row is in the joined rows of all batches; None: in its own position."""
         if len(self.batches) == 1 and self.batches[0].tokens is None:
             return None
-        place = torch.empty(self._starts[-1], dtype=torch.int64)
+        position_L = torch.empty(self._starts[-1], dtype=torch.int64)
         offset = 0
         for batch in self.batches:
             for segment in batch.segments:
                 start, length = self._starts[segment], self.lengths[segment]
-                place[start : start + length] = torch.arange(offset, offset + length)
+                position_L[start : start + length] = torch.arange(offset, offset + length)
                 offset += batch.length
-        return to_device(place, self.device)
+        return to_device(position_L, self.device)
 
     def mask(self, number: int, window: int | None) -> torch.Tensor | None:
         """What each token of a batch sees (N or 1 x 1 x S or 1 x S), None if padding at the end is

@@ -305,8 +305,8 @@ class Sharding:
         """
         if self.reduce != "auto":
             return self.reduce == "update"
-        whole = 4 * trained_parameters
-        return memory_bytes is None or whole <= UNREDUCED_FRACTION * memory_bytes
+        size = 4 * trained_parameters
+        return memory_bytes is None or size <= UNREDUCED_FRACTION * memory_bytes
 
 
 @dataclass(frozen=True)
