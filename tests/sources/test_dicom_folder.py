@@ -234,7 +234,7 @@ def test_names_of_the_header_are_taken_out_of_reports_and_questions(
     assert isinstance(report, Sample) and isinstance(question, Sample)
     assert (
         report.messages[-1].text
-        == "[NAME] [NAME], [ID], sent by [NAME]: white matter intact. [NAME] checked. Adaptive."
+        == "[NAME], [ID], sent by [NAME]: white matter intact. [NAME] checked. Adaptive."
     )
     assert question.question == "Does Mrs [NAME] have a lesion?" and question.gold == (
         "[NAME] has none.",

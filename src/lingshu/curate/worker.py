@@ -25,6 +25,7 @@ from lingshu.curate import spill
 from lingshu.curate.config import StepConfig
 from lingshu.curate.counts import StepCounts
 from lingshu.curate.plan import WRITE_STEP, Pass, build_step
+from lingshu.deidentify.spans import KIND_NOTE, RULE_NOTE, parse_counts
 from lingshu.imaging.cache import ImageCache
 from lingshu.imaging.read import ShardReader, encode_png, error_without_paths
 
@@ -42,6 +43,8 @@ MAX_EXAMPLES = 2
 FATAL_ERRORS = (ImportError, errors.MissingExtraError, errors.ConfigError, errors.StorageError)
 # What receiving raises when the other process has ended, within a message or between two.
 DISCONNECTED = (EOFError, OSError)
+# Distributions over identifiers, not rows, and the notes that count them.
+SCRUBBED = {"identifiers": KIND_NOTE, "identifiers by rule": RULE_NOTE}
 FACETS = ("modality", "kind", "language", "source", "license", "access")
 # Upper bounds of the bars of a distribution.
 SIDE_BOUNDS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -477,7 +480,7 @@ class DatasetStatistics:
 
     def __init__(self) -> None:
         self.rows = self.n_images = 0
-        names = (*FACETS, "image side", "words", "turns", "images of a row")
+        names = (*FACETS, "image side", "words", "turns", "images of a row", *SCRUBBED)
         self.distributions: dict[str, Counter[str]] = {name: Counter() for name in names}
 
     def add(self, sample: Sample, images: ImageCache) -> None:
@@ -496,6 +499,8 @@ class DatasetStatistics:
         ]
         for name, value in values:
             self.distributions[name][value] += 1
+        for name, note in SCRUBBED.items():
+            self.distributions[name].update(parse_counts(sample.meta.extra.get(note, "")))
 
     def merge(self, stats: Mapping[str, Any]) -> None:
         """Add the statistics file of a part."""

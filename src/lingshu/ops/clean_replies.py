@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lingshu.core.step_types import MapStep, Pixels
 from lingshu.core.types import Drop, Message, Sample, with_extra
-from lingshu.deidentify.rules import scrub_text
+from lingshu.deidentify.scrub import scrub
 from lingshu.ops._sample_fields import check_minimum, format_counts, map_message, with_messages
 
 _SENTENCE = re.compile(
@@ -85,9 +85,9 @@ def clean_reply(text: str, *, max_edge_sentences: int, counts: Counter[str]) -> 
     """A reply without greeting, signature and identifiers; `counts` is added to."""
     opening, closing = _edge_sentences()["opening"], _edge_sentences()["closing"]
     # Identifiers first: the full stop of "Dr." would end a sentence before the name.
-    scrubbed, identifier_counts = scrub_text(text)
-    counts.update(identifier_counts)
-    sentences = _SENTENCE.findall(_TITLED.sub("", scrubbed))
+    scrubbed = scrub(text)
+    counts.update(scrubbed.counts)
+    sentences = _SENTENCE.findall(_TITLED.sub("", scrubbed.text))
     first, last = 0, len(sentences)
     while first < min(max_edge_sentences, last):
         if sentences[first].strip() and not opening.fullmatch(sentences[first]):

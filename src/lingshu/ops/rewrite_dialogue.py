@@ -11,7 +11,7 @@ from lingshu.core.cached_client import InvalidResponse, ResponseFormat
 from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
 from lingshu.core.teacher_prompts import ALTERNATIVE, build_request, derive_sample
 from lingshu.core.types import Drop, Message, Sample
-from lingshu.deidentify.rules import scrub_text
+from lingshu.deidentify.scrub import scrub
 from lingshu.ops._sample_fields import assistant_turns, check_minimum, format_counts, with_messages
 from lingshu.ops._teacher import step_prompts
 
@@ -45,7 +45,7 @@ def step(*, min_words: int = 15, prompt_file: str | None = None) -> TeacherStep:
         ]
         replies = yield [build_request(sample, text, response_format) for text in texts]
         for turn, reply in zip(turns, replies, strict=True):
-            n_words, identifiers = len(reply.split()), scrub_text(reply)[1]
+            n_words, identifiers = len(reply.split()), scrub(reply).counts
             if n_words < min_words:
                 return Drop(sample.id, "too_short", f"{n_words} words")
             if identifiers:

@@ -1,57 +1,67 @@
-"""Identifier scrubbing: names, dates, contacts, record numbers and addresses in a sample's texts are
+"""Identifier scrubbing: names, dates, contacts, record numbers and places in a sample's texts are
 replaced by placeholders.
 
-English and Chinese, by rule: [NAME] after titles and labels, [DATE] (years alone stay), [PHONE],
-[EMAIL], [URL], [ID] (record, accession, social-security and Chinese identity numbers, DICOM UIDs),
-[AGE] above 89, [ADDRESS]. Rules miss what no rule describes: a bare name is not found.
-docs/benchmarks.md has the measurements. Texts that could harm a patient still need human review.
+English, Chinese, German, French, Spanish and Japanese, by rule (deidentify/packs): [NAME] after
+titles, labels and cues, [DATE] (years alone stay), [PHONE], [EMAIL], [URL], [ID] (record,
+accession, insurance, device and identity numbers, DICOM UIDs), [AGE] above 89, [LOCATION], [PATH].
+Rules miss what no rule describes; a detector (`detectors`) adds names. docs/benchmarks.md has the
+measurements. Texts that could harm a patient still need human review.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
 from lingshu.core.pseudonyms import is_pseudonym
 from lingshu.core.step_types import MapStep, Pixels
 from lingshu.core.types import Drop, Sample, with_extra
 from lingshu.deidentify.ids import ID_KINDS
-from lingshu.deidentify.rules import scrub_text
-from lingshu.ops._sample_fields import check_minimum, format_counts, map_texts
+from lingshu.deidentify.scrub import scrub
+from lingshu.deidentify.spans import KIND_NOTE, RULE_NOTE, IdentifierSpan, count_notes
+from lingshu.ops._sample_fields import check_minimum, map_texts
 
 
-def step(*, extra: bool = True, max_identifiers: int | None = None) -> MapStep:
+def step(
+    *, extra: bool = True, max_identifiers: int | None = None, keep_dates: bool = False
+) -> MapStep:
     """Replace identifiers in messages, choices and open gold answers.
 
     Args:
         extra: whether the values of `meta.extra` are scrubbed too.
         max_identifiers: a sample with more identifiers than this is dropped; None keeps all.
+        keep_dates: whether dates stay, because the reader has shifted them (`dates: shift`).
 
-    Drops: too_many_identifiers. Changed samples carry the note `scrubbed` with counts by kind.
+    Drops: too_many_identifiers. Changed samples carry the notes `scrubbed` and `scrubbed_by` with
+    counts by kind and by rule; those of the reader are included.
     """
     check_minimum("scrub_identifiers", 0, max_identifiers=max_identifiers)
 
     def scrub_sample(sample: Sample, _: Pixels) -> Sample | Drop:
-        total: Counter[str] = Counter()
+        found: list[IdentifierSpan] = []
 
-        def scrub(text: str) -> str:
-            scrubbed, counts = scrub_text(text)
-            total.update(counts)
-            return scrubbed
+        def clean(text: str) -> str:
+            scrubbed = scrub(text, dates="keep" if keep_dates else "remove")
+            found.extend(scrubbed.spans)
+            return scrubbed.text
 
-        scrubbed_sample = map_texts(sample, scrub)
+        scrubbed_sample = map_texts(sample, clean)
         if extra:
-            # A keyed hash of an id reveals nothing, and digits in it are not a phone number.
             notes = {
-                key: value if key in ID_KINDS and is_pseudonym(value) else scrub(value)
+                key: value if _is_own_note(key, value) else clean(value)
                 for key, value in sample.meta.extra.items()
             }
             meta = replace(scrubbed_sample.meta, extra=notes)
             scrubbed_sample = replace(scrubbed_sample, meta=meta)
-        if not total:
+        if not found:
             return sample
-        if max_identifiers is not None and total.total() > max_identifiers:
-            return Drop(sample.id, "too_many_identifiers", format_counts(total))
-        return with_extra(scrubbed_sample, {"scrubbed": format_counts(total)})
+        counts = count_notes(found, sample.meta.extra)
+        if max_identifiers is not None and len(found) > max_identifiers:
+            return Drop(sample.id, "too_many_identifiers", counts[KIND_NOTE])
+        return with_extra(scrubbed_sample, counts)
 
     return MapStep(lambda: scrub_sample)
+
+
+def _is_own_note(key: str, value: str) -> bool:
+    """Counts, and keyed hashes, which reveal nothing: digits in one are not a phone number."""
+    return key in (KIND_NOTE, RULE_NOTE) or (key in ID_KINDS and is_pseudonym(value))

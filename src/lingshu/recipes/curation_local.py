@@ -27,7 +27,7 @@ def recipe() -> CurateConfig:
     image_files = replace(
         scans, name="pictures", reader="folders", options={"names": "hash"}, optional=True
     )
-    length = {"kinds": ["report", "caption"], "min_tokens": 5, "max_tokens": 2048}
+    length = {"kinds": ["report", "caption"], "min_tokens": 3, "max_tokens": 2048}
     return CurateConfig(
         name="local",
         sources=(scans, image_files),

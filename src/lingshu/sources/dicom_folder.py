@@ -18,8 +18,11 @@ from lingshu.core.errors import ImageError, InputError
 from lingshu.core.pseudonyms import check_key, pseudonym
 from lingshu.core.rows import sample_from_row
 from lingshu.core.types import Drop, Image, Meta, Sample
+from lingshu.deidentify.header import read_study_identifiers
 from lingshu.deidentify.ids import IdDeduplicator, image_messages, with_ids
-from lingshu.deidentify.names import HeaderNames, read_header_names
+from lingshu.deidentify.matcher import StudyMatcher
+from lingshu.deidentify.scrub import DatePolicy, scrub, shift_days_of
+from lingshu.deidentify.spans import IdentifierSpan, count_notes
 from lingshu.imaging.dicom.elements import NotDicomError
 from lingshu.imaging.dicom.file import open_dicom
 from lingshu.imaging.dicom.metadata import BurnedInRisk, DicomMetadata, highest_risk
@@ -48,6 +51,7 @@ def read(
     columns: Mapping[str, str] | None = None,
     question: str = DEFAULT_QUESTION,
     questions: Path | None = None,
+    dates: Literal["remove", "shift"] = "remove",
     key: bytes | None = None,
 ) -> Iterator[Sample | Drop]:
     """One sample for each image, series or study below a folder, with images rendered to PNG.
@@ -59,8 +63,9 @@ def read(
     `patient`. The sample of a study with a report asks `question` and is answered by it.
     `questions` is a table with the columns `question`, `answer` and one of those four, and
     optionally `choices`, `kind` and `language`: each row is one more sample with the same images.
-    Names and numbers in a study's header are removed from the text of both tables
-    (deidentify/names.py). Without a `key` a random one is used, and no two runs give the same ids.
+    Identifiers are removed from the text of both tables, by rule and by what the headers of all
+    files of the study hold (deidentify/scrub.py). `dates="shift"` moves the dates of a patient by
+    one number of days, which the key decides, so that intervals stay. Without a `key` a random one is used, and no two runs give the same ids.
 
     Files have no names here: "file 17" is the 17th of `imaging.files.iter_files`. Drops: not_dicom,
     no_pixels, bad_dicom, link, duplicate_id, report_without_images, empty_report,
@@ -72,6 +77,8 @@ def read(
     """
     if per not in ("image", "series", "study"):
         raise InputError(f"per cannot be {per!r}; choose image, series or study.")
+    if dates not in ("remove", "shift"):
+        raise InputError(f"dates cannot be {dates!r}; choose remove or shift.")
     key = check_key(key)
     columns = columns or DEFAULT_COLUMNS
     folder = _DicomFolder(
@@ -83,6 +90,7 @@ def read(
         report_column=columns.get("report", ""),
         reports=_report_table(reports, columns, key) if reports else None,
         questions=_question_table(questions, key) if questions else None,
+        dates=dates,
     )
     deduplicate = IdDeduplicator()
     if per == "image":
@@ -199,6 +207,17 @@ class _ImageFile(NamedTuple):
     recognizable: bool | None
 
 
+class _StudyScrubber(NamedTuple):
+    """Removes identifiers from the texts of one study."""
+
+    matcher: StudyMatcher
+    dates: DatePolicy
+    shift_days: int
+
+    def clean(self, text: str) -> tuple[str, tuple[IdentifierSpan, ...]]:
+        return scrub(text, self.matcher, dates=self.dates, shift_days=self.shift_days)
+
+
 class _PngFrame(NamedTuple):
     """A rendered frame as a PNG file: pixels of a whole study would fill the memory."""
 
@@ -219,6 +238,7 @@ class _DicomFolder:
     report_column: str
     reports: _JoinedTable | None
     questions: _JoinedTable | None
+    dates: DatePolicy
 
     def scan(
         self, groups: dict[str, dict[str, list[_ImageFile]]], *, by_study: bool
@@ -276,10 +296,9 @@ class _DicomFolder:
             return
         name = metadata.instance or f"file-{file_number}"
         try:
-            header_names = self._header_names([file_number])
             frames = groupby(self._render(file_number, None), key=lambda image: image.frame)
             for frame, rendered in frames:
-                yield from self._samples(f"{name}-{frame}", metadata, list(rendered), header_names)
+                yield from self._samples(f"{name}-{frame}", metadata, list(rendered), [file_number])
         except ImageError as error:
             yield Drop(f"file-{file_number}", "bad_dicom", str(error))
 
@@ -308,21 +327,15 @@ class _DicomFolder:
                 first = replace(first, series=None)
             group_id = first.study if by_study else first.series
             name = group_id or first.series or first.instance or "image"
-            file_numbers = [series_files[0].file_number for series_files in series.values()]
-            yield from self._samples(name, first, rendered, self._header_names(file_numbers))
-
-    def _header_names(self, file_numbers: Sequence[int]) -> list[HeaderNames]:
-        """The names in the headers of one file of each series, if any text is joined."""
-        if not (self.reports or self.questions):
-            return []
-        return [read_header_names(self.files[n - 1], name=f"file {n}") for n in file_numbers]
+            file_numbers = [file.file_number for files in series.values() for file in files]
+            yield from self._samples(name, first, rendered, file_numbers)
 
     def _samples(
         self,
         name: str,
         metadata: DicomMetadata,
         rendered: Sequence[_PngFrame],
-        header_names: Sequence[HeaderNames],
+        file_numbers: Sequence[int],
     ) -> Iterator[Sample | Drop]:
         """The report of some images and every question about them, else the images alone."""
         images = tuple(Image(data=frame.png) for frame in rendered)
@@ -331,21 +344,35 @@ class _DicomFolder:
         meta = with_ids(Meta(deidentified=False, modality=metadata.modality, extra=extra), ids)
         reports = self.reports.rows_for(metadata, max_rows=1) if self.reports else []
         questions = self.questions.rows_for(metadata) if self.questions else []
+        if not reports and not questions:
+            yield Sample(name, image_messages(images, None), images, meta=meta)
+            return
+        study = self._study_scrubber(file_numbers, metadata)
         if reports:
             messages = image_messages(images, self.question)
-            report = _redact(reports[0][self.report_column], header_names)
-            sample = Sample(name, messages, images, meta=replace(meta, kind="report"))
-            yield sample.with_answer(report)
-        elif not questions:
-            yield Sample(name, image_messages(images, None), images, meta=meta)
+            report, found = study.clean(reports[0][self.report_column])
+            noted = replace(meta, kind="report", extra={**meta.extra, **count_notes(found, {})})
+            yield Sample(name, messages, images, meta=noted).with_answer(report)
         for number, question in enumerate(questions, 1):
-            row = {field: _redact(text, header_names) for field, text in question.items()}
+            cleaned = {field: study.clean(text) for field, text in question.items()}
+            row = {field: text for field, (text, _) in cleaned.items()}
             sample = sample_from_row({**row, "id": f"{name}-q{number}"}, number, images)
             if isinstance(sample, Sample) and sample.gold:
+                found = [span for _, spans in cleaned.values() for span in spans]
+                extra = {**meta.extra, **count_notes(found, {})}
                 kind, language = sample.meta.kind, sample.meta.language
-                answered = replace(sample, meta=replace(meta, kind=kind, language=language))
-                sample = answered.with_answer(sample.gold[0])
+                noted = replace(meta, kind=kind, language=language, extra=extra)
+                sample = replace(sample, meta=noted).with_answer(sample.gold[0])
             yield sample
+
+    def _study_scrubber(
+        self, file_numbers: Sequence[int], metadata: DicomMetadata
+    ) -> _StudyScrubber:
+        """What removes the identifiers that all files of a study hold from its texts."""
+        files = [(self.files[number - 1], f"file {number}") for number in file_numbers]
+        matcher = StudyMatcher(read_study_identifiers(files))
+        patient = metadata.patient or metadata.study or metadata.series or ""
+        return _StudyScrubber(matcher, self.dates, shift_days_of(self.key, patient))
 
     def unmatched(self) -> Iterator[Drop]:
         """The rows of the tables that became no sample."""
@@ -371,12 +398,6 @@ def _any_true(values: Sequence[bool | None]) -> bool | None:
     if True in values:
         return True
     return None if None in values else False
-
-
-def _redact(text: str, header_names: Sequence[HeaderNames]) -> str:
-    for names in header_names:
-        text = names.redact(text)
-    return text
 
 
 def _extra(metadata: DicomMetadata, rendered: Sequence[_PngFrame]) -> dict[str, str]:
