@@ -27,7 +27,7 @@ from PIL import ImageDraw, ImageFont
 from lingshu.core.files import read_json
 from lingshu.core.types import Image
 from lingshu.deidentify.overlay_text import find_text_lines
-from lingshu.deidentify.rules import scrub_text
+from lingshu.deidentify.scrub import scrub
 from lingshu.imaging.cache import ImageCache
 from lingshu.ops import tag_modality
 from lingshu.ops.language import detect_language
@@ -201,7 +201,7 @@ def identifiers(data: Path) -> tuple[str, str]:
             for text in identifiers_of_kind:
                 secret = text[text.index("«") + 1 : text.index("»")]
                 n_planted[kind] += 1
-                left = scrub_text(text.replace("«", "").replace("»", ""))[0]
+                left = scrub(text.replace("«", "").replace("»", "")).text
                 # Gone means: neither it nor a word of it is left (for a name every part counts).
                 found[kind] += not any(
                     part in left for part in (secret.split() if "name" in kind else [secret])
@@ -229,7 +229,7 @@ def identifiers(data: Path) -> tuple[str, str]:
         for row in rows(data, name):
             text = join_fields(row, fields)
             words += len(text.split()) if TEXTS[name][0] == "en" else len(text) // 2
-            kinds += scrub_text(text)[1]
+            kinds += scrub(text).counts
         summary = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items())) or "none"
         lines_.append([name, f"{words:,}", summary])
     return recall, table(["real text", "words", "placeholders set"], lines_)
