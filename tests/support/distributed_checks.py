@@ -223,6 +223,13 @@ def adapters(dist_context: DistributedContext, folder: Path) -> None:
     train(read_config(folder), folder / "two", dist_context=dist_context)
 
 
+def validation(dist_context: DistributedContext, folder: Path) -> None:
+    """A whole run that is measured on held-out rows and results in its best checkpoint."""
+    plain = configuration.read_plain(folder / "validated.yaml")
+    config = configuration.from_plain(TrainConfig, plain)
+    train(config, folder / "validated_two", dist_context=dist_context)
+
+
 def stop_at(step: int, callback: Callable[[], bool]) -> Callable[[], bool]:
     """A `stop` that returns what `callback` returns after step `step`, else False."""
     n_calls = 0
@@ -241,7 +248,7 @@ def read_config(folder: Path) -> TrainConfig:
 
 CHECKS = {
     check.__name__: check
-    for check in (steps, non_finite_steps, half_precision, runs, faults, adapters)
+    for check in (steps, non_finite_steps, half_precision, runs, faults, adapters, validation)
 }
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ import pytest
 from lingshu.core import config as configuration
 from lingshu.core.errors import ConfigError
 from lingshu.core.files import sha256_file
-from lingshu.train.config import LearningRates, Lora, Sharding
+from lingshu.sources import phantom
+from lingshu.train.config import Checkpoints, LearningRates, Lora, Sharding, Validation
 from lingshu.train.distributed import DistributedContext
 from lingshu.train.log import read_log
 from lingshu.train.loop import StopRequested, check_distributed, train
 from tests.support.distributed_checks import stop_at
-from tests.support.tiny import small_config
+from tests.support.tiny import small_config, write_phantoms
 
 ROOT = Path(__file__).parents[2]
 LAST = "checkpoint/model.safetensors"
@@ -70,7 +71,17 @@ def training_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(config, folder / "one")
     with pytest.raises(StopRequested):
         train(config, folder / "one_then_two", stop=stop_at(3, lambda: True))
-    check("steps,non_finite_steps,runs", folder)
+    held = write_phantoms(folder / "held", list(phantom.question_samples(0, "validation", 1)))
+    validated = replace(
+        config,
+        data={**config.data, "held": str(held)},
+        # Seven rows: one process has four, the other three.
+        validation=Validation(("held",), every=2, max_samples=7, max_reply_tokens=6),
+        checkpoints=Checkpoints(every=2, use_best=True),
+    )
+    configuration.write(validated, folder / "validated.yaml")
+    train(validated, folder / "validated_one")
+    check("steps,non_finite_steps,runs,validation", folder)
     train(config, folder / "two_then_one", resume=True)
     return folder
 
@@ -80,6 +91,24 @@ def test_two_processes_have_the_losses_of_one_and_resume_each_other(training_run
     assert len(expected) == 12
     for run_name in ("two", "again", "one_then_two", "two_then_one"):
         assert losses(training_runs / run_name) == pytest.approx(expected, rel=1e-6), run_name
+
+
+def test_two_processes_measure_on_held_out_rows_what_one_does(training_runs: Path) -> None:
+    one, two = (read_log(training_runs / f"validated_{name}") for name in ("one", "two"))
+    for watched, name in ((one, "one"), (two, "two")):
+        # The second stage starts from the best checkpoint of the first, not from its end.
+        assert [row["loss"] for row in watched][:6] == losses(training_runs / name)[:6]
+    for name in ("loss", "validation/held/loss", "validation/held/accuracy"):
+        expected = [row[name] for row in one if name in row]
+        assert [row[name] for row in two if name in row] == pytest.approx(expected, rel=1e-5)
+    inside = [
+        sorted(
+            str(path.relative_to(training_runs / f"validated_{name}"))
+            for path in (training_runs / f"validated_{name}").glob("checkpoints/*/*")
+        )
+        for name in ("one", "two")
+    ]
+    assert inside[0] == inside[1]
 
 
 def test_two_processes_resume_in_the_same_bits(training_runs: Path) -> None:

@@ -64,7 +64,7 @@ class TrainingPosition:
 
     `pending_losses` are those since the last row of the log; `skipped` counts non-finite steps.
     `start` is the digest of the checkpoint that the first stage started from, whose frozen weights
-    a state does not repeat.
+    a state does not repeat. `kept` lists the checkpoints inside the stage (kept_checkpoints.py).
     """
 
     stage: int
@@ -76,6 +76,7 @@ class TrainingPosition:
     pending_losses: list[float] = field(default_factory=list)
     skipped: int = 0
     start: str = ""
+    kept: list[Mapping[str, Any]] = field(default_factory=list)
 
 
 class CheckpointWriter:

@@ -310,6 +310,59 @@ class Sharding:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """Held-out rows that are measured while a stage trains, which does not change what it learns;
+    without `groups` there are none.
+
+    Of a group in `groups` that a stage trains on, the rows marked with the split validation count;
+    of any other, all rows but those marked test. Every `every` optimizer steps and at the end of a
+    stage the log gets the loss of each group, plain cross-entropy per supervised token whatever the
+    stage's objective, and with `accuracy` the mean score by `scorer` of greedy replies of at most
+    `max_reply_tokens` to the last question of each row, `batch` at a time. `max_samples` bounds the
+    rows of a group.
+    """
+
+    groups: tuple[str, ...] = ()
+    every: int = 500
+    max_samples: int = 512
+    accuracy: bool = True
+    scorer: str = "auto"
+    max_reply_tokens: int = 64
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        _check_counts("validation.", self, "every", "max_samples", "max_reply_tokens", "batch")
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Checkpoints inside a stage, taken every `every` optimizer steps; None takes none.
+
+    The newest `last` of them are kept and the `best` with the best `metric`: "loss" or "accuracy",
+    a mean over the validation groups, or that of one group as in "vqa/loss". With `use_best` the
+    stage results in its best checkpoint instead of its last step.
+    """
+
+    every: int | None = None
+    last: int = 1
+    best: int = 1
+    metric: str = "loss"
+    use_best: bool = False
+
+    def __post_init__(self) -> None:
+        _check_counts("checkpoints.", self, "every")
+        for name in ("last", "best"):
+            _check_range(f"checkpoints.{name}", getattr(self, name))
+        if self.metric.rpartition("/")[2] not in ("loss", "accuracy"):
+            raise ConfigError(
+                f"checkpoints.metric is {self.metric!r}; write loss, accuracy, or one of them of a"
+                " validation group, such as vqa/loss."
+            )
+        if self.use_best and not self.best:
+            raise ConfigError("checkpoints.use_best needs a checkpoints.best of at least 1.")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A complete training run.
 
@@ -342,6 +395,8 @@ class TrainConfig:
     tensorboard: bool = True
     report_to: tuple[str, ...] = ()
     sharding: Sharding = field(default_factory=Sharding)
+    validation: Validation = field(default_factory=Validation)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     export_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
@@ -358,6 +413,33 @@ class TrainConfig:
                         f" {suggest_name(group, self.data)}"
                     )
         _check_counts("", self, "save_every", "log_every")
+        self._check_validation()
+
+    def _check_validation(self) -> None:
+        validation, checkpoints = self.validation, self.checkpoints
+        for group in validation.groups:
+            if group not in self.data:
+                raise ConfigError(
+                    f"validation asks for data group {group!r}; {suggest_name(group, self.data)}"
+                )
+        if checkpoints.every is None or not checkpoints.best:
+            return
+        if not validation.groups or checkpoints.every % validation.every:
+            raise ConfigError(
+                "the best checkpoints are found by validation: set validation.groups and a"
+                " validation.every that divides checkpoints.every, or checkpoints.best=0."
+            )
+        group, _, name = checkpoints.metric.rpartition("/")
+        if group and group not in validation.groups:
+            raise ConfigError(
+                f"checkpoints.metric is {checkpoints.metric!r};"
+                f" {suggest_name(group, validation.groups)}"
+            )
+        if name == "accuracy" and not validation.accuracy:
+            raise ConfigError(
+                f"checkpoints.metric is {checkpoints.metric!r}, which is not measured; set"
+                " validation.accuracy=true."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -213,9 +213,14 @@ def is_dataset(path: Path) -> bool:
     return (path / DATASET_CARD).is_file()
 
 
+def split_of(sample: Sample) -> str:
+    """The split that marked the row of the sample, in lower case; "train" if none did."""
+    return sample.meta.extra.get("split", "train").strip().casefold()
+
+
 def is_held_out(sample: Sample) -> bool:
     """Whether a split marked the row of the sample for anything but training."""
-    return not sample.meta.extra.get("split", "train").casefold().startswith("train")
+    return not split_of(sample).startswith("train")
 
 
 def read_groups(paths: Sequence[Path], *, held_out: bool = False) -> Iterator[Sample | Drop]:

@@ -19,6 +19,7 @@ from lingshu.core.files import JsonlAppender, read_json, read_jsonl, write_json
 LOG_FILE = "log.jsonl"
 SUMMARY_FILE = "summary.json"
 TRACKERS_FILE = "trackers.json"
+VALIDATION = "validation"  # begins the names of what is measured on held-out rows
 PROJECT = "lingshu"  # what trackers file the runs under
 logger = logging.getLogger(__name__)
 

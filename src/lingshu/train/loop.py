@@ -5,6 +5,7 @@ OUT/data.json               the digest of each data group, so that a resumed run
 OUT/start/                  the model before the first stage, where it was built here
 OUT/stages/<n>-<name>/      the checkpoint after each stage but the last
 OUT/adapters/<n>-<name>/    the adapter of each LoRA stage, for peft; the checkpoint has it merged
+OUT/checkpoints/<n>-<name>/ checkpoints inside a stage (train/kept_checkpoints.py)
 OUT/checkpoint/             the checkpoint after the last stage
 OUT/log.jsonl, tensorboard/ the training log
 OUT/trackers.json           the ids of the run in the experiment trackers
@@ -33,7 +34,7 @@ import torch
 
 from lingshu.core import config as configuration
 from lingshu.core.errors import ConfigError, TrainingError
-from lingshu.core.files import read_json, write_json
+from lingshu.core.files import atomic_folder, read_json, write_json
 from lingshu.core.run_card import RUN_CARD, RunCard, write_run_card
 from lingshu.models.export import export
 from lingshu.models.inference_settings import stored_weights
@@ -52,9 +53,16 @@ from lingshu.train.data import DataGroup, encode_training_samples, open_data_gro
 from lingshu.train.distributed import DistributedContext, full_state_dict, init_distributed
 from lingshu.train.estimate import tokenizer_texts
 from lingshu.train.grpo import grpo_batches
+from lingshu.train.kept_checkpoints import (
+    CheckpointKeeper,
+    adapter_folder,
+    checkpoint_step,
+    write_checkpoint,
+)
 from lingshu.train.log import (
     LOG_FILE,
     SUMMARY_FILE,
+    VALIDATION,
     TrackedRun,
     TrackerSet,
     TrainingLog,
@@ -65,6 +73,7 @@ from lingshu.train.log import (
 from lingshu.train.lora import inject_adapters, merge_adapters, save_adapter
 from lingshu.train.progress import ProgressCallback, StepProgress
 from lingshu.train.step import StepResult, Trainer, build_trainer
+from lingshu.train.validation import Validator, open_validator
 from lingshu.train.weight_sync import unsharded_model
 from lingshu.weights.base import TORCH_DTYPES
 
@@ -81,7 +90,9 @@ class StageSummary:
     """What a stage did; `first_loss` and `last_loss` are means over its first and last few steps.
 
     `skipped` counts non-finite steps, which changed nothing; `entities` is EntityCounts as JSON;
-    `tracker_failures` counts the steps that an experiment tracker did not take, by tracker.
+    `tracker_failures` counts the steps that an experiment tracker did not take, by tracker;
+    `validation` has the rows, drops and last measurements of the validation groups; `kept` lists the
+    checkpoints inside the stage, and `result_step` is the step that it results in if not its last.
     """
 
     name: str
@@ -95,6 +106,9 @@ class StageSummary:
     dropped: Mapping[str, int]
     entities: Mapping[str, Any] | None = None
     tracker_failures: Mapping[str, int] = field(default_factory=dict)
+    validation: Mapping[str, Any] | None = None
+    kept: Sequence[Mapping[str, Any]] = ()
+    result_step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,11 @@ class RunContext:
     stop: Callable[[], bool]
     progress: ProgressCallback | None = None
     trackers: TrackerSet = field(default_factory=TrackerSet)
+
+    @property
+    def trained_groups(self) -> dict[str, DataGroup]:
+        names = {group for stage in self.config.stages for group in stage.data}
+        return {name: group for name, group in self.groups.items() if name in names}
 
     def start_folder(self, stage_index: int) -> str:
         """The folder or hub id of the model that a stage starts from."""
@@ -269,12 +288,13 @@ def _open_run(
 ) -> tuple[dict[str, DataGroup], list[StageSummary]]:
     """Check the data and OUT; the summaries are those of the stages that are done."""
     folders: dict[str, Path] = {}
-    for stage in config.stages:
-        for group in stage.data:
+    users = [(f"stage {stage.name!r}", stage.data) for stage in config.stages]
+    users.append(("validation", config.validation.groups))
+    for user, names in users:
+        for group in names:
             if (folder := config.data[group]) is None:
                 raise ConfigError(
-                    f"stage {stage.name!r} needs data group {group!r}; give it with"
-                    f" data.{group}=FOLDER."
+                    f"{user} needs data group {group!r}; give it with data.{group}=FOLDER."
                 )
             folders[group] = Path(folder)
     groups = {name: open_data_group(folder) for name, folder in folders.items()}
@@ -342,7 +362,7 @@ def _load_start_model(run: RunContext, stage_index: int) -> LoadedModel:
 def _build_start(run: RunContext, spec: TinyModel, folder: Path) -> None:
     """Build a tiny model with a tokenizer trained on the text of all data groups in order."""
     config = run.config
-    corpus = tokenizer_texts(read_groups([group.path for group in run.groups.values()]))
+    corpus = tokenizer_texts(read_groups([group.path for group in run.trained_groups.values()]))
     model, processor = build_tiny(spec, corpus, budget=config.pixels, seed=config.seed)
     notes = {"name": "untrained"}
     card = RunCard("train", configuration.to_plain(config), config.seed, notes=notes)
@@ -369,7 +389,7 @@ def _build_run_card(
             "images": card.images,
             "licenses": ", ".join(card.licenses),
         }
-        for name, (_, card, _) in run.groups.items()
+        for name, (_, card, _) in run.trained_groups.items()
     ]
     counts: Counter[str] = Counter()
     for summary in summaries:
@@ -400,6 +420,8 @@ class StageRun:
         self.stage = run.config.stages[stage_index]
         self.seed = run.config.seed * 1000 + stage_index
         self.position = TrainingPosition(stage_index)
+        self.validator: Validator | None = None
+        self.keeper: CheckpointKeeper | None = None
 
     def train(
         self, loaded: LoadedModel
@@ -426,6 +448,7 @@ class StageRun:
         # Each process has its own dropout.
         torch.manual_seed(self.seed + 1_000_003 * dist_context.rank)
         self._resume(trainer, start=loaded.digest)
+        self._open_validation(trainer, loaded, adapter)
         open_main_log = open_log(
             self.run.out,
             log_bytes=self.position.log_bytes,
@@ -436,28 +459,75 @@ class StageRun:
             open_main_log if dist_context.is_main else nullcontext() as log,
             CheckpointWriter(self.run.out / "state", dist_context) as writer,
         ):
-            self._take_steps(trainer, source, log, writer)
+            values = self._take_steps(trainer, source, log, writer)
             writer.wait()
         if not self.position.first_losses:
             raise TrainingError(
                 f"stage {stage.name!r}: none of its {source.total} steps had a finite loss and"
                 " gradient; check the model it starts from, or lower its learning rates."
             )
-        summary, drops = self._summarize(source), source.data.drop_examples
+        result = self.keeper.finish(source.total, values) if self.keeper else None
+        summary = self._summarize(source, values, result)
+        drops = source.data.drop_examples
+        model = self._final_model(trainer, adapter, result)
+        return (None if model is None else replace(loaded, model=model)), summary, drops
+
+    def _final_model(self, trainer: Trainer, adapter: Any, result: Path | None) -> Any:
+        """The model that the stage results in, adapters saved and merged, in the first process only:
+        that of its last step, or of the checkpoint `result`.
+        """
+        dist_context, model = self.dist_context, trainer.model
+        folder = self.run.out / "adapters" / f"{self.stage_index + 1}-{self.stage.name}"
+        if result is not None:
+            if not dist_context.is_main:
+                return None
+            if adapter is not None:
+                with atomic_folder(folder) as temporary:
+                    shutil.copytree(adapter_folder(result), temporary, dirs_exist_ok=True)
+            model = load(str(result)).model
+            return model if dist_context.is_distributed else model.to(dist_context.device)
         if dist_context.is_distributed:
             weights = full_state_dict(model)
             if not dist_context.is_main:
-                return None, summary, drops
+                return None
             model = unsharded_model(trainer, weights)
         model.eval()
         if adapter is not None:
-            folder = self.run.out / "adapters" / f"{self.stage_index + 1}-{stage.name}"
             save_adapter(model, adapter, self.run.start_folder(self.stage_index), folder)
             merge_adapters(model)
-        return replace(loaded, model=model), summary, drops
+        return model
 
-    def _summarize(self, source: BatchSource) -> StageSummary:
-        data, position = source.data, self.position
+    def _open_validation(self, trainer: Trainer, loaded: LoadedModel, adapter: Any) -> None:
+        """Open what measures the stage while it trains, and what keeps its checkpoints."""
+        config, run, stage = self.config, self.run, self.stage
+        if config.validation.groups:
+            self.validator = open_validator(
+                config.validation,
+                {name: run.groups[name].path for name in config.validation.groups},
+                trainer,
+                loaded,
+                trained=tuple(run.trained_groups),
+                seed=config.seed,
+            )
+        if config.checkpoints.every is None:
+            return
+
+        def write(folder: Path, step: int) -> None:
+            notes = {
+                "name": f"{config.name}, stage {stage.name}, step {step}",
+                "start": run.start_name,
+            }
+            card = RunCard("train", configuration.to_plain(config), config.seed, notes=notes)
+            base = run.start_folder(self.stage_index)
+            write_checkpoint(trainer, adapter, base, folder, card)
+
+        folder = run.out / "checkpoints" / f"{self.stage_index + 1}-{stage.name}"
+        self.keeper = CheckpointKeeper(config.checkpoints, folder, self.position, trainer, write)
+
+    def _summarize(
+        self, source: BatchSource, values: Mapping[str, float], result: Path | None
+    ) -> StageSummary:
+        data, position, validator = source.data, self.position, self.validator
         return StageSummary(
             name=self.stage.name,
             steps=source.total,
@@ -470,6 +540,9 @@ class StageRun:
             dropped=dict(data.drops),
             entities=data.entities.as_json() if data.entities else None,
             tracker_failures=dict(self.run.trackers.failures),
+            validation={"groups": validator.counts, "last": values} if validator else None,
+            kept=position.kept,
+            result_step=checkpoint_step(result) if result else None,
         )
 
     def _open_batches(self, loaded: LoadedModel, trainer: Trainer) -> BatchSource:
@@ -526,11 +599,12 @@ class StageRun:
         source: BatchSource,
         log: TrainingLog | None,
         writer: CheckpointWriter,
-    ) -> None:
+    ) -> dict[str, float]:
+        """Take the remaining steps; what was measured after the last one."""
         position, total = self.position, source.total
         clock, tokens, waited = time.monotonic(), 0, 0.0
         started = clock - position.seconds
-        batches = source(position.step)
+        batches, values = source(position.step), dict[str, float]()
         save_due = False  # a state is due, and waits for a resumable step
         unread: list[tuple[int, StepResult]] = []  # reading one waits for the GPU
         for done in range(position.step + 1, total + 1):
@@ -541,7 +615,9 @@ class StageRun:
             position.step = done
             unread.append((done, result))
             tokens += sum(len(sample) for sequence in batch for sample in sequence)
-            if done % self.config.log_every == 0 or done == total:
+            values = {}
+            is_measured = self.validator is not None and self.validator.is_due(done, total)
+            if is_measured or done % self.config.log_every == 0 or done == total:
                 self._record_losses(unread)
                 elapsed = max(1e-9, time.monotonic() - clock)
                 tokens_per_s = self.dist_context.all_reduce_sum([tokens])[0] / elapsed
@@ -552,10 +628,15 @@ class StageRun:
                     "tokens_per_s": round(tokens_per_s, 1),
                     "data_wait": round(waited / elapsed, 4),
                 }
-                dropped = sum(source.data.drops.values())
                 metrics |= {**result.metrics, **source.metrics}
-                self.log_step(log, total, metrics, dropped=dropped)
+                if self.validator and is_measured:
+                    values = self.validator.measure()
+                dropped = sum(source.data.drops.values())
+                self.log_step(log, total, metrics, dropped=dropped, validation=values)
                 clock, tokens, waited = time.monotonic(), 0, 0.0
+            if self.keeper and self.keeper.is_due(done, total):
+                self._record_losses(unread)
+                self.keeper.take(done, values)
             # One process that is asked to stop, or whose disk is full, stops all of them after the
             # same step.
             stop_requested, failed = self.dist_context.all_reduce_sum(
@@ -569,11 +650,14 @@ class StageRun:
                 position.log_bytes = log.size if log else 0  # the first process writes the position
                 position.seconds = time.monotonic() - started
                 writer.save(position, trainer.model, trainer.optimizer)
+                if self.keeper:
+                    self.keeper.state_saved()
                 save_due = False
                 if stop_requested:
                     writer.wait()
                     raise StopRequested(f"stage {self.stage.name!r}, step {done} of {total}")
         position.seconds = time.monotonic() - started
+        return values
 
     def _record_losses(self, results: list[tuple[int, StepResult]]) -> None:
         """Record the losses of steps, and forget these; a non-finite one was skipped by the trainer
@@ -602,6 +686,7 @@ class StageRun:
         metrics: Mapping[str, float],
         *,
         dropped: int = 0,
+        validation: Mapping[str, float] | None = None,
     ) -> None:
         """Add a row with the mean loss since the last one; only the first process has a log."""
         name, step, loss = self.stage.name, self.position.step, _mean(self.position.pending_losses)
@@ -613,12 +698,15 @@ class StageRun:
             key: value if math.isfinite(value) else None
             for key, value in {"loss": loss, **metrics}.items()
         }
-        log.add({"stage": name, "step": step, "total": total, **finite}, step)
+        measured = {f"{VALIDATION}/{key}": value for key, value in (validation or {}).items()}
+        log.add({"stage": name, "step": step, "total": total, **finite, **measured}, step)
         if self.run.progress is not None:
             speed, waited = metrics["tokens_per_s"], metrics["data_wait"]
             skipped = self.position.skipped
             self.run.progress(
-                StepProgress(name, step, total, loss, speed, waited, dropped, skipped)
+                StepProgress(
+                    name, step, total, loss, speed, waited, dropped, skipped, validation or {}
+                )
             )
 
 

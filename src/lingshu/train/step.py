@@ -246,12 +246,18 @@ class Trainer:
         values = gather_token_values(self.loss.required_values, samples, self.device)
         return self.loss.loss_sum(log_probs_N, values)
 
-    def log_probs(self, samples: Sequence[EncodedSample]) -> torch.Tensor:
-        """Log-probabilities (N) of the supervised tokens, from padded or packed rows."""
+    def log_probs(
+        self, samples: Sequence[EncodedSample], *, temperature: float | None = None
+    ) -> torch.Tensor:
+        """Log-probabilities (N) of the supervised tokens, from padded or packed rows; at the
+        temperature of the objective by default.
+        """
+        if temperature is None:
+            temperature = self.loss.temperature
         batch = collate_microbatch(self.processor, samples, packing=self.stage.packing)
         batch = on_device(batch, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            log_probs_N = self.log_probs_module(batch, temperature=self.loss.temperature)
+            log_probs_N = self.log_probs_module(batch, temperature=temperature)
         if not torch.is_grad_enabled() and isinstance(self.log_probs_module, FSDPModule):
             # FSDP expects a backward pass; without one the gathered weights would stay.
             self.log_probs_module.reshard()
