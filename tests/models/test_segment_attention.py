@@ -61,14 +61,15 @@ def test_segments_attend_as_if_each_were_alone_gradients_too(
     expected = torch.cat(alone, 1)
     inputs = (query, key, value)
     found = torch.autograd.grad((together * upstream).sum(), inputs)
-    wanted = torch.autograd.grad((expected * upstream).sum(), inputs)
+    expected_gradients = torch.autograd.grad((expected * upstream).sum(), inputs)
     assert torch.allclose(together, expected, atol=1e-6)
     assert all(
-        torch.allclose(one, other, atol=2e-6) for one, other in zip(found, wanted, strict=True)
+        torch.allclose(one, other, atol=2e-6)
+        for one, other in zip(found, expected_gradients, strict=True)
     )
 
 
-def test_padding_adds_at_most_half_to_the_work_of_long_segments() -> None:
+def test_padding_adds_at_most_half_to_the_pairs_of_long_segments() -> None:
     for lengths in ((1000, 10, 10, 10, 900), (128, 65, 127, 3), tuple(range(1, 300, 7))):
         batches = Segments(lengths, CPU, causal=True).batches
         assert sorted(i for batch in batches for i in batch.segments) == list(range(len(lengths)))

@@ -85,6 +85,7 @@ _TOOL_CALL = re.compile(
     r"|\[TOOL_CALLS\]\s*(?P<mistral>.*)$",
     re.S,
 )
+_CALL_PARAMETER = re.compile(r"<parameter=([\w.-]+)>\s*(.*?)\s*(?:</parameter>|$)", re.S)
 _TOOL_NAME_KEYS, _TOOL_ARGUMENT_KEYS = (
     ("name", "tool", "function", "tool_name", "action", "recipient_name"),
     ("arguments", "parameters", "input", "args", "action_input", "tool_input", "kwargs"),
@@ -111,6 +112,11 @@ _OPTION_KEY = re.compile(r"^(?:option|choice|选项)?[\s_]*(?P<letter>[A-Za-z])$
 _MAX_JSON_CHARS = 20_000
 _JSON_WORDS = {"True": "true", "False": "false", "None": "null"}
 _PYTHON_WORD = re.compile(r"\b(?:True|False|None)\b")
+# Words that take a record back for the one behind them.
+_TAKEN_BACK = re.compile(
+    r"\W*(?:but\s+)?(?:wait|no|actually|correction|sorry|oops|hmm|on\s+(?:second\s+thoughts?|reflection))\b[^{]{0,200}\{",
+    re.I,
+)
 _LEADING_PAIR = re.compile(
     r"[{,]\s*[\"'](?P<key>[^\"']{1,60})[\"']\s*:\s*(?:[\"'](?P<text>[^\"'{}\[\]]*)|(?P<word>true|false|\d+(?:\.\d+)?)(?=\s*[,}\n]))",
     re.I,
@@ -321,7 +327,7 @@ def _structured_answer(text: str) -> str | None:
 
 def _answer_of_call(call: re.Match[str]) -> str:
     body = call["body"] or call["arguments"] or call["mistral"] or ""
-    value = _parse_json(body)
+    value = _parse_json(body) or dict(_CALL_PARAMETER.findall(body)) or None
     if call["name"] is not None:
         is_answer = _ANSWER_TOOL.search(call["name"]) is not None
         return (_answer_of_value(value) if value is not None else body) if is_answer else ""
@@ -344,13 +350,15 @@ def _parse_json(text: str) -> Any:
     for spelling in spellings:
         try:
             # What follows the value is text.
-            value, _ = json.JSONDecoder().raw_decode(spelling)
+            value, end = json.JSONDecoder().raw_decode(spelling)
         except (ValueError, RecursionError):
             continue
         # "[1] Cyst" is a list with a number, and no answer in JSON.
         is_record = isinstance(value, dict) or (
             isinstance(value, list) and any(isinstance(item, dict) for item in value)
         )
+        if is_record and _TAKEN_BACK.match(spelling, end):
+            return _parse_json(spelling[end:]) or value
         return value if is_record else None
     # It was cut, or is not quite JSON: its first keys are still there.
     pairs = {

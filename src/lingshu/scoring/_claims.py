@@ -49,7 +49,7 @@ _EARLIER = GatedPattern(
     re.I,
 )
 _CORRECTION = GatedPattern(
-    rf"(?:(?:\.{{2,}}|…|\?)\s*no\b[\s,:—–-]*|,\s*no,\s+|\bno,?\s+wait\b[\s,.:—–-]*|\bwait\b[\s,.:—–-]*(?:no\b[\s,.:—–-]*)?|\b(?:sorry|correction|scratch\s+that|oops)\b[\s,.:—–-]*"
+    rf"(?:(?:\.{{2,}}|…|\?)\s*no\b[\s,:—–-]*|,\s*no,\s+|\bno,?\s+wait\b[\s,.:—–-]*|\bwait\b[\s,.:—–-]*(?:no\b[\s,.:—–-]*)?|\b(?:sorry|correction|(?:scratch|strike)\s+that|oops|my\s+mistake|on\s+(?:second\s+thoughts?|reflection|reconsideration))\b[\s,.:—–-]*"
     rf"|(?<=[,.—–\s])actually\b,?\s+|,?\s*不对,\s*|更正[:,]?\s*|,?\s*错了,\s*)(?=(?:it'?s\s+|it\s+is\s+|i\s+mean\s+|make\s+that\s+|rather\s+|the\s+(?:correct\s+|right\s+)?answer\s+(?:is|should\s+be)\s+|应该?(?:是|为|选)\s*)?{_NOUN}{_LETTER}\s*(?:[.,;:!?。，；]|$|\n|(?<!I )is\b))",
     re.I,
 )
@@ -85,6 +85,8 @@ _REMAINS = GatedPattern(
     rf"|\bmakes?\s+{_NOUN}(?P<makes>{_LETTER})\s+(?:the\s+)?(?:right|correct|best|most\s+likely|likeliest)\b"
     rf"|\b[Oo]nly\s+{_NOUN}(?P<only>{_LETTER})\s+(?:remains|fits|is\s+left|matches|explains|applies|is\s+(?:consistent|correct|compatible|possible|right))"
     rf"|\b(?:[Aa]ll|[Ee]very|[Ee]verything|[Aa]ny|[Ee]ach)\b[^.;\n]{{0,40}}?\b(?:except(?:\s+for)?|but|other\s+than|apart\s+from|save|besides)\s+{_NOUN}(?P<except>{_LETTER})"
+    rf"|\b(?:[Rr]ank(?:ed|ing)?|[Oo]rder(?:ed)?|[Mm]ost)\b[^.:\n]{{0,30}}\bleast\b[^.:\n]{{0,30}}:\s*{_NOUN}(?P<first>{_LETTER})"
+    rf"|\b[Ll]east\b[^.:\n]{{0,30}}\bmost\b[^.:\n]{{0,30}}:[^.:\n]{{0,80}}?(?P<last>{_LETTER})\s*(?=[.\n]|$)"
     rf"|除了?\s*{_NOUN}(?P<zh>{_LETTER})(?:选项|项)?(?:以?外|之外)"
 )
 _NUMBER = r"(?P<number>\d{1,3}(?:\.\d+)?|\.\d+)\s*(?P<percent>%)?"

@@ -1,8 +1,9 @@
 """The options of a choice: their letters, their texts, and where a text speaks of them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from typing import NamedTuple
 
 from lingshu.core.errors import InputError
@@ -15,7 +16,7 @@ _NEGATED_BEFORE = re.compile(
     r" out|ruled out"
     r"|(?:not|\w+n't) (?:think|believe|suspect|say)(?: that)?"
     r"(?: it's| (?:it|this|that|there|the answer|the diagnosis) (?:is|would be|could be|shows))?"
-    r"|rather than|instead of|unlike|against|>|不 是|不 支 持|没 有|未 见|无|非|排 除|而 非)"
+    r"|rather than|instead of|unlike|against|>|不 是|不 支 持|不 考 虑|没 有|未 见|无|非|排 除|而 非)"
     r"(?: (?:a|an|the|any|be|evidence|sign|signs|features?|of|for|likely|consistent|with|suggestive|indicative|suggest|show|see|seen"
     r"|typical|compatible|due|to|caused|by|definite|obvious))* $"
 )
@@ -26,6 +27,7 @@ _NEGATED_AFTER = re.compile(
 )
 
 
+_SHORT_JOINT = re.compile(r" (?:or|and|to|或|和) ")
 _LIST_JOINT = re.compile(r" (?:(?:or|nor|and|或|和|、) )?(?:(?:an?|the) )?$")
 
 
@@ -121,11 +123,12 @@ def gold_letters(golds: tuple[str, ...], choices: tuple[str, ...]) -> frozenset[
 
 
 def leading_options(normalized: str, options: Sequence[Option]) -> list[Option]:
-    """The longest options whose text opens a normalized reply; single characters do not count."""
+    """The longest options whose text opens a normalized reply; single letters do not count."""
     matches = [
         option
         for option in options
-        if len(option.normalized) > 3 and normalized.startswith(option.normalized)
+        if (len(option.normalized) > 3 or option.normalized[1:2].isdigit())
+        and normalized.startswith(option.normalized)
     ]
     longest = max((len(option.normalized) for option in matches), default=0)
     return [option for option in matches if len(option.normalized) == longest]
@@ -161,7 +164,23 @@ def named_options(normalized: str, options: tuple[Option, ...]) -> list[Option]:
                 denied_ends.add(end)
         else:
             by_letter[option.letter] = option
+            for joined in _joined_options(normalized[end - 1 :], option, options):
+                by_letter[joined.letter] = joined
     return [by_letter[letter] for letter in sorted(by_letter)]
+
+
+def _joined_options(tail: str, named: Option, options: tuple[Option, ...]) -> Iterator[Option]:
+    """The options named behind one by what they do not share with it: "stage II or III"."""
+    joint = _SHORT_JOINT.match(tail)
+    if joint is None:
+        return
+    for option in options:
+        words, own = named.normalized.split(), option.normalized.split()
+        pairs = zip(words, own, strict=False)
+        n_shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        rest = f" {' '.join(own[n_shared:])} "
+        if n_shared and len(rest) > 2 and tail.startswith(rest, joint.end() - 1):
+            yield option
 
 
 def is_affirmed(normalized: str, text: str) -> bool:

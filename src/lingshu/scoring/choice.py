@@ -79,19 +79,20 @@ _CUE = GatedPattern(
     # "Selected option: D", "The best choice is D"
     rf"|\b(?:choice|option|selection|diagnosis|conclusion|finding)\b\s*(?:(?:to|for|of|in|here|given|shown)\b[^.:\n]{{0,60}}?\s(?=is|was|:))?{_HEDGES}+{_ADVERB}"
     # "I would go with option D"
-    r"|\b(?:cho(?:ose|se|osing)|select|selected|pick|picked|go with|going with|opt"
+    r"|\b(?:cho(?:ose|se|osing)|select|selected|pick|picked|go(?:ing)? (?:with|for)|opt"
     r" for|favou?r|conclude(?: that)?|settle on|lean(?:ing)?(?: towards?)?)\s+"
     # "The right one is D", "My vote is D"
     rf"|\b(?:(?:right|correct|best)\s+(?:one|letter|fit|match|pick)|vote|bet)\b\s*{_HEDGES}+{_ADVERB}"
     # "I change my answer from A to D", "First choice: D", "1st: D"
-    rf"|\bchang(?:e|ed|ing)\s+(?:my|the)\s+(?:answer|choice|mind)\s+(?:from\s+\S{{1,4}}\s+)?to\s+"
+    rf"|\b(?:chang(?:e|ed|ing)|switch(?:ed|ing)?|revis(?:e|ed|ing)|updat(?:e|ed|ing)|correct(?:ed|ing)?)\s+(?:it|this|that|(?:my|the)\s+(?:answer|choice|mind|selection))\s+(?:from\s+\S{{1,4}}\s+)?to\s+"
     r"|\b(?:1st|(?:first|top)\s+(?:choice|pick|place))\s*(?:[:=]|is\b)?\s*"
+    r"|\b(?:a|the|in)\s+total\s*(?:[:=]|of\b|is\b)\s*|\btotal(?:s|ing)\s+"
     r"|\bmost\s+(?:likely|probable)\s*(?:[:=]|is\b|(?=[(\[]?(?-i:[A-Z])\b))\s*"
     r"|(?:更|最)符合\s*|改(?:为|成|选)\s*|(?<=[,;])\s*是\s*(?=[A-Z])"
     r"|\b(?:answer|ans)\b\s*(?:=|:)[^.\n]{0,40}=\s*"
     r"|(?:答案|正确选项|正解|最佳选项)\]?(?:应该|应)?(?:就是|是|为|选|は|:)*\s*"
     r"|(?:应该选|应选择?|故选择?|因此选择?|所以选择?|本题选|选择|选)(?!项)(?:的?是)?:?\s*"
-    r"|(?:首先考虑|我?认为(?:是|应该?是|选)?|更?倾向于?|应该?是|而是|最可能的?(?:诊断)?是|诊断为|更可能是)\s*"
+    r"|(?:首先考虑|我?认为(?:是|应该?是|选)?|更?倾向于?|应该?是|应[为选]|而是|最可能的?(?:诊断)?是|诊断为|更可能是)\s*"
     # Spanish, French, German, Portuguese, Italian, Dutch, Polish, Turkish, Vietnamese, Russian,
     # Japanese, Korean: "La respuesta correcta es D"
     r"|\b(?:respuesta|réponse|reponse|antwort|resposta|risposta|antwoord|odpowiedź|odpowiedzią|cevap|đáp\s+án|ответ|svar(?:et)?)"
@@ -106,14 +107,14 @@ _LETTER_PATTERN = re.compile(_LETTER)
 # After these a letter counts only in upper case and where its clause ends: "so A."
 _WEAK = GatedPattern(
     rf"\b(?:[Ii]t is|[Ii]t's|[Tt]his is|must be|[Ss]o|[Tt]herefore|[Tt]hus|[Hh]ence"
-    rf"|think|guess|believe|(?:i|I)'d say|would say|can only be|(?:got|has) to be|[Ii]t (?:should|would|will) be|[Aa]ctually|[Dd]efinitely|[Cc]learly|[Cc]ertainly|[Oo]bviously|[Ss]urely|[Ww]ithout (?:a )?doubt|(?:[Bb]y|[Tt]hrough) (?:the )?(?:process of )?(?:elimination|exclusion)|(?:i|I) meant?)\s*[:,]?\s*{_NOUN}{_LETTER}(?=\s*(?:[.,;!?]|$))"
+    rf"|think|guess|believe|(?:i|I)'d say|would say|can only be|(?:got|has) to be|[Ii]t (?:should|would|will) be|[Aa]ctually|[Pp]robably|[Pp]resumably|[Ll]ikely|[Mm](?:akes?|ade) (?:it|this)|[Dd]efinitely|[Cc]learly|[Cc]ertainly|[Oo]bviously|[Ss]urely|[Ww]ithout (?:a )?doubt|(?:[Bb]y|[Tt]hrough) (?:the )?(?:process of )?(?:elimination|exclusion)|(?:i|I) meant?)\s*[:,]?\s*{_NOUN}{_LETTER}(?=\s*(?:[.,;!?]|$))"
 )
 _VERDICT = GatedPattern(
     rf"{_LETTER}\s*(?:(?:is|seems|looks|appears|would be|must"
     r" be|remains)\s+(?:clearly\s+|therefore\s+|thus\s+)?(?:the\s+)?(?:(?:most|more)\s+)?(?:single\s+)?"
     r"(?:correct|right|best|true|likely|answer|appropriate|accurate|plausible|probable|fitting|suitable|reasonable"
     r"|(?<=more\s)consistent|(?<=most\s)consistent|better)\b"
-    r"|(?:best\s+)?(?:fits?|matches)\b|best\s+(?:explains?|describes?|accounts)\b|it\s+is(?=\s*(?:[.,;!]|$))|is\s+my\s+(?:final\s+)?(?:answer|choice|pick)\b"
+    r"|(?:best\s+)?(?:fits?|matches)\b|best\s+(?:explains?|describes?|accounts)\b|it\s+is(?=\s*(?:[.,;!]|$))|(?:is|would\s+be)\s+my\s+(?:final\s+|best\s+|top\s+)?(?:answer|choice|pick|guess|vote|bet|selection)\b"
     r"|(?:选项|项)?\s*(?:是)?(?:正确|对的|最符合|最合适|最恰当|最可能|最佳|的?可能性(?:最|更|较)?[大高]|更佳|更合适|更恰当|更符合|符合题意))",
     re.I,
 )
@@ -138,7 +139,7 @@ _OPTION_VERDICT = GatedPattern(
     # "✅ B" and "[x] B": the mark comes first.
     r"(?:(?P<no_mark>[✗✘❌✖×☐])|(?P<yes_mark>[✓✔✅√☑]))\s*(?:[Oo]ption\s+|选项\s?)?[(\[]?(?P<marked>[A-Z])(?![A-Za-z0-9])[)\]]?"
     r"|(?<![A-Za-z0-9'-])(?:[Oo]ption\s+|选项\s?)?[(\[]?(?P<letter>[A-Za-z])(?:选项|项)?(?:[)\]]?\s?[:.)\-=,?]+|\s*\||[)\]]|[\s|]+(?=[✗✘❌✖×✓✔✅√])|\s*(?:→|[-=]>)|\s\((?=(?:yes|no|true|false|in?correct|right|wrong)\)))\s*"
-    r"(?:(?P<no>(?:incorrect|wrong|false|absent|(?:very |highly |most )?unlikely|less likely|excluded|ruled"
+    r"(?:(?P<no>(?:incorrect|wrong|false|absent|(?:very |highly |most )?unlikely|(?:less|least) likely|excluded|ruled"
     r" out|impossible|implausible)\b|错|不正确|不对|否|不是"
     r"|(?<!, )not\b(?!\s+(?:the\s+|any\s+)?others?\b)|not\s+(?:correct|right|true|likely)\b"
     r"|no\b(?=\s*(?:[.,;!)|]|$|\n|[(\[]?[A-Za-z][)\]:.]))|[✗✘❌✖×])"
@@ -147,13 +148,13 @@ _OPTION_VERDICT = GatedPattern(
 )
 # What follows an option's text in such a list, and its letter in front of it.
 _VERDICT_OF_TEXT = re.compile(
-    r"(?:\s*[-–—:=]+\s*|\s+(?=[✗✘❌✖×✓✔✅√]))(?=(?:[✗✘❌✖×✓✔✅√]|in?correct|wrong|right|true|false|yes|no|present|absent|(?:most\s+|un)?likely|excluded|ruled\s+out)\s*(?:[.,;!]|$|\n))",
+    r"(?:\s*[-–—:=]+\s*|\s+(?=[✗✘❌✖×✓✔✅√]))(?=(?:[✗✘❌✖×✓✔✅√]|in?correct|wrong|right|true|false|yes|no|present|absent|(?:(?:most|less|least)\s+|un)?likely|excluded|ruled\s+out)\s*(?:[.,;!]|$|\n))",
     re.I,
 )
 _OWN_LABEL = re.compile(r"(?:^|\n)\W{0,4}[A-Z][^\w\n]{1,3}\Z")
 _MARK_BEFORE = re.compile(r"(?:^|\n)[\s*•|-]*[✗✘❌✖×☐✓✔✅√☑]\s?$")
 _LINE_END = re.compile(r"[\s.,;|]*?(?:\n|$)")
-_LINE_START = re.compile(r"(?:^|\n)[\s*•|-]{0,6}$")
+_LINE_START = re.compile(r"(?:^|\n)[\s*•|-]{0,4}(?:\d[.)]\s?)?\Z")
 # What a list says of the option that it named last.
 _THIS_IS_RIGHT = GatedPattern(
     r"\b(?:this|that|which|it)\s+(?:is|would be|must be)\s+(?:therefore\s+|thus\s+|clearly\s+)?(?:the\s+)?"
@@ -187,6 +188,7 @@ _CHECKBOX = re.compile(r"^\s*(?:[-*•]\s*)?\[(?P<mark>[ xX✓✔])\]\s*", re.M)
 _REPEATED = re.compile(r"^\W*(?P<letter>[A-Za-z])(?:[\s,.]+(?P=letter)\b)+\W*$")
 _NONE_OF = re.compile(
     r" none (?:of (?:the (?:above|options?|choices|answers?|listed|given|provided|others?)|these|them|those|it))(?= )| none (?=\||$)"
+    r"| neither (?:of (?:these|them|the (?:two|above|options))|one|is|are|was|were)(?= )"
 )
 _ALL_OF = re.compile(
     r" all (?:of (?:the (?:above|options?|choices|answers?)|these|them|those)|the above)(?= )"

@@ -39,7 +39,7 @@ Polarity = Literal["yes", "no"]
 # "No doubt there is a mass" denies nothing, and "no firm conclusion can be drawn" leaves it open.
 _YES = r"yes|yeah|yep|yup"
 _NO = (
-    r"no(?!\s+(?:doubt|question)\b)"
+    r"no(?!\s+(?:doubt|question|(?:\w+\s+){0,2}change)\b)"
     r"(?!\s+(?:\w+\s+){0,2}(?:answer|conclusion|determination|assessment|statement|diagnosis)\s+(?:can|could|is"
     r" possible)\b)|nope"
 )
@@ -129,9 +129,9 @@ _FRAMES = tuple(
 )
 # Each is one denial: none affirms, one denies, and the denial of a denial is left to a reader.
 _DENIAL = re.compile(
-    r"\bno\b(?!\s+(?:doubt|question|longer)\b)|\bnot\b(?!\s+only\b)|n['’]t\b|\bcannot\b|\b(?:never|none|neither|without)\b"
+    r"\bno\b(?!\s+(?:doubt|question|longer|(?:\w+\s+){0,2}change)\b)|\bnot\b(?!\s+only\b)|n['’]t\b|\bcannot\b|\b(?:never|none|neither|without)\b"
     r"|\babsen(?:t|ce)\b|\black(?:s|ing)?\b|\bnegative\b|\bfail(?:s|ed)?\s+to\b|\b(?:free|devoid|clear)\s+of\b|\bunlikely\b|\bexcluded\b"
-    r"|\bruled\s+out\b|\bmissing\b|\binvisible\b|\bundetect\w+|\binconsistent\b|\bincompatible\b|\bden(?:y|ies|ied)\b|\bfalse\b",
+    r"|\bruled\s+out\b|\bmissing\b|\binvisible\b|\bundetect\w+|\binconsistent\b|\bincompatible\b|\bden(?:y|ies|ied)\b|(?<!partially )(?<!partly )(?<!incompletely )\b(?:resolved|disappeared)\b|\bfalse\b",
     re.I,
 )
 _OPEN = re.compile(
@@ -438,7 +438,7 @@ def _parse_turn(turn: FinalTurn, question: str) -> ParsedPolarity:
         return _polarity_of_match(leading)
     clauses = _read_clauses(text, question)
     relevant: set[Polarity] = {clause.polarity for clause in clauses if clause.is_relevant}
-    if leading and not relevant:
+    if leading and not relevant and not clauses:
         return _polarity_of_match(leading)
     if is_refusal(text) and not (relevant and _names_topic(text, question)):
         return ParsedPolarity(None, "refused")
