@@ -69,7 +69,7 @@ def test_segments_attend_as_if_each_were_alone_gradients_too(
     )
 
 
-def test_padding_adds_at_most_half_to_the_pairs_of_long_segments() -> None:
+def test_padding_of_long_segments_is_bounded() -> None:
     for lengths in ((1000, 10, 10, 10, 900), (128, 65, 127, 3), tuple(range(1, 300, 7))):
         batches = Segments(lengths, CPU, causal=True).batches
         assert sorted(i for batch in batches for i in batch.segments) == list(range(len(lengths)))
@@ -78,7 +78,7 @@ def test_padding_adds_at_most_half_to_the_pairs_of_long_segments() -> None:
             assert len(batch.segments) * batch.length**2 <= 1.5 * own or batch.length <= 64
 
 
-# One size, sizes that no window divides, an image of a single token beside a wide one.
+# One size, sizes that no window divides, an image of a single token next to a wide one.
 SIZES = [[(112, 112)] * 3, [(140, 84), (56, 196), (112, 140)], [(28, 28), (364, 56)]]
 
 
