@@ -19,8 +19,11 @@ from lingshu.core.files import (
     atomic_folder,
     check_manifest,
     digest,
+    enumerate_jsonl,
+    enumerate_offsets,
     read_json,
     read_jsonl,
+    read_line,
     write_json,
     write_jsonl,
     write_manifest,
@@ -141,7 +144,72 @@ def test_a_log_torn_in_its_first_line_starts_again(tmp_path: Path) -> None:
     assert list(read_jsonl(path)) == []
     with JsonlAppender(path) as log:
         log.append([{"row": "一"}])
-    assert path.read_text(encoding="utf-8") == '{"row": "一"}\n'
+    assert path.read_text("utf-8") == '{"row": "一", "row_sha256": "c00117424592db42"}\n'
+
+
+def appended(folder: Path) -> Path:
+    path = folder / "log.jsonl"
+    with JsonlAppender(path) as log:
+        first, second = log.append([{"n": 1, "text": "ü"}, {"n": 2}])
+        assert second - first == 57
+        assert log.append([]) == []
+    return path
+
+
+def test_rows_of_a_log_come_back_without_their_checksum_and_where_they_are(tmp_path: Path) -> None:
+    path = appended(tmp_path)
+    assert list(read_jsonl(path)) == [{"n": 1, "text": "ü"}, {"n": 2}]
+    rows = enumerate_jsonl(path, allow_truncated=True)
+    with path.open("rb") as file:
+        assert [read_line(file, at) == row for at, row in enumerate_offsets(path, rows)] == [
+            True
+        ] * 2
+    with JsonlAppender(path) as log:
+        assert log.pop_last() == {"n": 2}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"n": 2', '"n": 3'),
+        ('"n": 2', '"n":  2'),
+        ('"n": 2', '"n": null'),
+        (', "row_sha256": "', ', "row_sha257": "'),
+        (', "row_sha256": "', ', "row_sha256": "0'),
+        ('{"n": 2, "row_sha256"', '{"m": 2, "row_sha256"'),
+    ],
+)
+def test_a_changed_row_of_a_log_is_named(tmp_path: Path, old: str, new: str) -> None:
+    path = appended(tmp_path)
+    first, second = path.read_text("utf-8").splitlines(keepends=True)
+    path.write_text(first + second.replace(old, new), "utf-8")
+    with pytest.raises(
+        InputError, match=r"log\.jsonl, line 2: the row does not match its row_sha256"
+    ):
+        list(read_jsonl(path))
+
+
+def test_rows_of_an_older_version_stay_readable_before_those_with_checksums(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"n": 0}\n')
+    assert next(read_jsonl(appended(tmp_path))) == {"n": 0}
+
+
+def test_a_log_in_a_manifest_may_grow_and_nothing_else(tmp_path: Path) -> None:
+    log, other = appended(tmp_path), tmp_path / "other.json"
+    other.write_text("{}")
+    write_manifest(tmp_path, is_append_only=lambda path: path == log)
+    with JsonlAppender(log) as appender:
+        appender.append([{"n": 3}])
+    assert check_manifest(tmp_path)
+    for path in (log, other):
+        before = path.read_bytes()
+        for changed in (before[:1], b" " + before[1:], b"\n" + before):
+            path.write_bytes(changed)
+            with pytest.raises(ArtifactError, match=path.name):
+                check_manifest(tmp_path)
+        path.write_bytes(before)
+    assert check_manifest(tmp_path)
 
 
 @pytest.mark.parametrize("line", ['{"a": ', "[1]", "5", "\udc80", "[" * 100_000])

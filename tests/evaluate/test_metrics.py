@@ -91,6 +91,7 @@ def test_a_report_task_brings_its_metrics_to_the_report(run: Path) -> None:
 
 def test_metrics_over_other_items_are_left_out(run: Path) -> None:
     metrics_path = run / "iu_xray" / METRICS_FILE
+    (run / "manifest.json").unlink()
     metrics_path.write_text(json.dumps({**json.loads(metrics_path.read_text()), "references": 3}))
     evaluation_report = build.build(run)
     assert evaluation_report.tasks[0].metrics == ()

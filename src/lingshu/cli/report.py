@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lingshu.cli.options import Flat
+from lingshu.cli.options import Flat, print_warnings
 from lingshu.core.artifacts import REPORT_HTML
 from lingshu.core.errors import InputError
 from lingshu.evaluate import uncontaminated
 from lingshu.evaluate.report import build
 from lingshu.evaluate.report.model import EvaluationReport, TaskReport
 from lingshu.evaluate.report.render import text_table
+from lingshu.evaluate.store import unchecked_files
 from lingshu.evaluate.summary import NEEDS_JUDGE_LABEL, interval_text, percent
 
 
@@ -54,11 +55,21 @@ def report(*runs: Path, config: Flat[ReportConfig] = ReportConfig()) -> int:
     overlaps = None
     if config.exclude_overlaps is not None:
         overlaps = uncontaminated.read_overlaps(config.exclude_overlaps)
+    is_paper = (config.against or "paper").partition(":")[0] == "paper"
+    other_run = None if is_paper else Path(str(config.against))
     reports = [
         build.build(run, against=config.against, overlaps=overlaps, kinds=kinds) for run in runs
     ]
     for run, run_report in zip(runs, reports, strict=True):
         build.write(run, run_report, against=config.against, samples=not config.no_samples)
+    for run in (*runs, *([] if other_run is None else [other_run])):
+        if unchecked := unchecked_files(run):
+            print_warnings(
+                [
+                    f"{unchecked[0]} could not be checked: {run} has no manifest.json; run `lingshu"
+                    " eval` again with the same --out to write it."
+                ]
+            )
     texts = [build.as_text(run_report, overview=len(reports) == 1) for run_report in reports]
     if len(reports) > 1:
         texts.insert(0, text_table(*comparison_table([run.name for run in runs], reports)))

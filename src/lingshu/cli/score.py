@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,9 +12,9 @@ from lingshu.cli.options import Flat
 from lingshu.core import registry
 from lingshu.core.artifacts import score_row, write_scores
 from lingshu.core.errors import InputError, one_line
-from lingshu.core.files import enumerate_jsonl, sha256_file, write_json
+from lingshu.core.files import enumerate_jsonl, sha256_file
 from lingshu.core.rows import sample_from_row
-from lingshu.core.run_card import RunCard
+from lingshu.core.run_card import RunCard, write_file_card
 from lingshu.core.types import Drop, Reply, Sample, Scorer
 from lingshu.scoring.protocols import table
 from lingshu.scoring.protocols.table import ProtocolName
@@ -62,7 +62,7 @@ def score(file: Path, /, *, config: Flat[ScoreConfig]) -> int:
             counts={"n": summary.n, **statuses},
             hashes={file.name: sha256_file(file)},
         )
-        write_json(config.out.with_name(f"{config.out.name}.run.json"), asdict(card))
+        write_file_card(config.out, card)
     output = {
         "protocol": config.protocol,
         "n": summary.n,

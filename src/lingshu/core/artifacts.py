@@ -453,7 +453,7 @@ def iterate_scores(path: Path) -> Iterator[dict[str, Any]]:
     """
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist; run `lingshu eval` or `lingshu score` first.")
-    for line_number, row in enumerate_jsonl(path, allow_truncated=True):
+    for line_number, row in enumerate_jsonl(path, allow_truncated=False):
         if not {"id", "value", "status"} <= row.keys():
             problem = "not a row of scores (id, value and status are needed)"
             raise ArtifactError(f"{path}, line {line_number}: {problem}; score the run again.")

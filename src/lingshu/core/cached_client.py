@@ -9,7 +9,6 @@ sent again. A killed run loses no more than the calls that were active.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -20,7 +19,15 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from lingshu.core import errors
 from lingshu.core.data_policy import refusal_reason
-from lingshu.core.files import Closeable, JsonlAppender, digest, dump_line, sha256_bytes
+from lingshu.core.files import (
+    Closeable,
+    JsonlAppender,
+    digest,
+    enumerate_jsonl,
+    enumerate_offsets,
+    read_line,
+    sha256_bytes,
+)
 from lingshu.core.messages import message_to_json
 from lingshu.core.types import DataPolicy, Engine, Image, Reply, Sample, Sampling
 
@@ -201,7 +208,6 @@ class CachedClient(Closeable):
         self._failures: dict[str, str] = {}  # of this run; the next one sends them again
         self._counts: Counter[str] = Counter()
         self.usage = Usage()  # of all calls of the folder, earlier runs included
-        self._end_offset = 0
         self._path = folder / CALLS_FILE
         self._log = JsonlAppender(self._path)
         self._file = self._path.open("rb")
@@ -314,8 +320,7 @@ class CachedClient(Closeable):
         return unresolved
 
     def _parse_reply(self, request: Request[Any], key: str) -> CallResult[Any]:
-        self._file.seek(self._offsets[key])
-        row = json.loads(self._file.readline())
+        row = read_line(self._file, self._offsets[key])
         text: str = row["text"]
         if not text.strip():
             return CallResult(None, "empty", raw_text=text)
@@ -390,9 +395,8 @@ class CachedClient(Closeable):
             for name in ("text", "finish", "error", "prompt_tokens", "reply_tokens"):
                 row[name] = getattr(reply, name)
             rows.append({**row, "tokens": usage.tokens, "cost": usage.cost})
-        self._log.append(rows)
-        for row in rows:
-            self._index_row(row, len(dump_line(row).encode()))
+        for row, offset in zip(rows, self._log.append(rows), strict=True):
+            self._index_row(row, offset)
 
     def _reply_usage(self, reply: Reply, upper_bound: Usage) -> Usage:
         """The usage that a reply reports, else its bound, and the bound of each lost attempt."""
@@ -405,21 +409,25 @@ class CachedClient(Closeable):
         return reported.plus(upper_bound.times(reply.failed_attempts))
 
     def _load_log(self) -> None:
-        """Index every call of earlier runs; their texts stay on the disk."""
-        for line_number, line in enumerate(self._file, 1):
+        """Index every call of earlier runs; their texts stay on the disk.
+
+        Raises:
+            ArtifactError: a row that is not a record of a call, or was changed.
+        """
+        rows = enumerate_jsonl(self._path, allow_truncated=True)
+        for offset, row in enumerate_offsets(self._path, rows):
             try:
-                self._index_row(json.loads(line), len(line))
-            except (ValueError, TypeError, LookupError) as error:
-                problem = f"{self._path}, line {line_number}: not a record of a call"
+                self._index_row(row, offset)
+            except (TypeError, LookupError) as error:
+                problem = f"{self._path}, byte {offset}: not a record of a call"
                 remedy = "remove the line to repeat the call"
                 raise errors.ArtifactError(f"{problem}; {remedy}.") from error
 
-    def _index_row(self, row: Mapping[str, Any], length: int) -> None:
+    def _index_row(self, row: Mapping[str, Any], offset: int) -> None:
         usage = self.usage.plus(Usage(row["tokens"], row["cost"]))
         if row["text"] is not None:
-            self._offsets[row["key"]] = self._end_offset
+            self._offsets[row["key"]] = offset
         self.usage = usage
-        self._end_offset += length
 
 
 def _key(pending: _PendingCall, sampling: Sampling) -> str:

@@ -14,10 +14,11 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
-from typing import Self
+from typing import IO, Any, Self, TypeVar, cast
 
 from lingshu.core.errors import ArtifactError, InputError, StorageError
 
@@ -27,6 +28,9 @@ CACHED_BYTES = 1 << 20  # smaller files are hashed again: that is faster than a 
 # clock of its file system, with equal times; the coarsest clocks in use tick every two seconds.
 SETTLED_NS = 2_500_000_000
 HASH_THREADS = 4
+ROW_SHA256, ROW_SHA256_DIGITS = "row_sha256", 16
+_ROW_SHA256_START = f', "{ROW_SHA256}": '.encode()
+T = TypeVar("T")
 
 FileStat = tuple[int, int, int, int, int]
 _DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -188,13 +192,18 @@ def read_jsonl(path: Path) -> Iterator[dict]:
 def enumerate_jsonl(path: Path, *, allow_truncated: bool) -> Iterator[tuple[int, dict]]:
     """The objects of a JSONL file with their line numbers, from 1.
 
+    A row that a JsonlAppender wrote is compared with its checksum. `allow_truncated` is for the
+    files of such an appender: the last line may be truncated by a kill, and behind a row with a
+    checksum every row has one.
+
     Raises:
-        InputError: the file is missing, or a line is not a JSON object.
+        InputError: the file is missing, a line is not a JSON object, or a row was changed.
     """
     try:
         file = path.open("rb")
     except OSError as error:
         raise InputError(f"{path} cannot be opened ({error.strerror}); check the path.") from error
+    has_checksums = False
     with file:
         for line_number, line in enumerate(file, 1):
             is_complete = line.endswith(b"\n")
@@ -211,7 +220,38 @@ def enumerate_jsonl(path: Path, *, allow_truncated: bool) -> Iterator[tuple[int,
                 raise InputError(f"{problem}; fix or remove the line.") from error
             if not isinstance(value, dict):
                 raise InputError(f"{path}, line {line_number}: a JSON object is expected.")
+            recorded = value.pop(ROW_SHA256, None)
+            has_checksums = recorded is not None or (has_checksums and allow_truncated)
+            if has_checksums and (recorded is None or recorded != _row_sha256(line)):
+                problem = f"{path}, line {line_number}: the row does not match its {ROW_SHA256}"
+                raise InputError(f"{problem}; remove the line, and what it records is made again.")
             yield line_number, value
+
+
+def enumerate_offsets(path: Path, numbered: Iterable[tuple[int, T]]) -> Iterator[tuple[int, T]]:
+    """The rows of a JSONL file, given with line numbers from 1, with the byte offset of their line."""
+    last_line = 0
+    with path.open("rb") as lines:
+        for line_number, row in numbered:
+            for _ in range(line_number - 1 - last_line):
+                lines.readline()
+            offset, last_line = lines.tell(), line_number
+            lines.readline()
+            yield offset, row
+
+
+def read_line(file: IO[bytes], offset: int) -> dict[str, Any]:
+    """The row at a byte offset of a JSONL file that was checked before."""
+    file.seek(offset)
+    row = json.loads(file.readline().decode("utf-8-sig"))
+    row.pop(ROW_SHA256, None)
+    return row
+
+
+def _row_sha256(line: bytes) -> str | None:
+    """The first digits of the sha256 of a line of JSON as it is without them; None for another end."""
+    body, separator, _ = line.rpartition(_ROW_SHA256_START)
+    return sha256_bytes(body)[:ROW_SHA256_DIGITS] if separator else None
 
 
 _LINE_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
@@ -222,6 +262,12 @@ def dump_line(row: Mapping[str, object]) -> str:
     line = _LINE_ENCODER.encode(row) + "\n"
     # Half of a surrogate pair has no UTF-8 form, but its escape has.
     return line if line.isascii() else line.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _dump_checked_line(row: Mapping[str, object]) -> bytes:
+    body = dump_line(row).encode()[: -len(b"}\n")]
+    checksum = sha256_bytes(body)[:ROW_SHA256_DIGITS]
+    return body + _ROW_SHA256_START + f'"{checksum}"}}\n'.encode()
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
@@ -250,7 +296,8 @@ class Closeable:
 class JsonlAppender(Closeable):
     """An append-only JSONL file, locked while it is open or its process lives.
 
-    Every `append` is one write and one fsync, so a kill loses at most that call.
+    Every `append` is one write and one fsync, so a kill loses at most that call. Each row ends with
+    the start of its own sha256, which `enumerate_jsonl` checks and removes.
 
     Raises:
         StorageError: another process has it open, or the disk refused.
@@ -279,8 +326,10 @@ class JsonlAppender(Closeable):
             end = start
         os.ftruncate(self._handle, 0)
 
-    def append(self, rows: Iterable[Mapping[str, object]]) -> None:
-        data = "".join(map(dump_line, rows)).encode()
+    def append(self, rows: Iterable[Mapping[str, object]]) -> list[int]:
+        """Append rows; returns the byte offset of each."""
+        lines = [_dump_checked_line(row) for row in rows]
+        data = b"".join(lines)
         with storage_errors(self.path):
             start = os.fstat(self._handle).st_size
             n_written = 0
@@ -292,6 +341,9 @@ class JsonlAppender(Closeable):
                 # A full disk must not leave half a row.
                 os.ftruncate(self._handle, start)
                 raise
+        return [start + offset for offset in accumulate(map(len, lines[:-1]), initial=0)][
+            : len(lines)
+        ]
 
     def pop_last(self) -> dict | None:
         """Remove and return the last row, None if there is none; atomic under a kill.
@@ -316,6 +368,7 @@ class JsonlAppender(Closeable):
                 raise InputError(f"{problem}; fix or remove the line.") from error
             os.ftruncate(self._handle, end - len(line))
             os.fsync(self._handle)
+            row.pop(ROW_SHA256, None)
             return row
 
     def close(self) -> None:
@@ -430,56 +483,102 @@ def digest(value: object) -> str:
 
 
 def write_manifest(
-    folder: Path, known_files: Mapping[str, dict[str, object]] | None = None
+    folder: Path,
+    known_files: Mapping[str, dict[str, object]] | None = None,
+    *,
+    paths: Iterable[Path] | None = None,
+    is_append_only: Callable[[Path], bool] | None = None,
 ) -> dict[str, dict[str, object]]:
-    """Record size and sha256 of every file below `folder` in its manifest.json; `known_files` were
-    hashed while they were written.
+    """Record size and sha256 of every file below `folder`, or of `paths`, in its manifest.json.
+
+    `known_files` were hashed while they were written. Files that are `is_append_only` may grow.
     """
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     files = {}
-    for name in sorted(str(path.relative_to(folder)) for path in paths):
-        path = folder / name
-        files[name] = (known_files or {}).get(name) or {
-            "bytes": path.stat().st_size,
-            "sha256": sha256_file(path),
-        }
+    names = (path.relative_to(folder) for path in paths or folder.rglob("*") if path.is_file())
+    for name in sorted(str(name) for name in names if str(name) != MANIFEST):
+        files[name] = (known_files or {}).get(name) or _manifest_entry(folder / name)
+        if is_append_only and is_append_only(folder / name):
+            files[name]["append_only"] = True
     write_json(folder / MANIFEST, {"files": files})
     return files
 
 
+def update_manifest(folder: Path, names: Iterable[str]) -> None:
+    """Record files of `folder` that were written again; does nothing without a manifest."""
+    if (folder / MANIFEST).exists():
+        files = read_manifest(folder)
+        files |= {name: _manifest_entry(folder / name) for name in names}
+        write_json(folder / MANIFEST, {"files": files})
+
+
+def _manifest_entry(path: Path) -> dict[str, object]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def read_manifest(folder: Path) -> dict[str, dict[str, object]]:
+    """The files that a manifest.json lists, each with its `bytes` and `sha256`.
+
+    Raises:
+        ArtifactError: there is none, or it is damaged.
+    """
+    files = read_json(folder / MANIFEST).get("files")
+    if not isinstance(files, dict) or not all(
+        isinstance(info, dict)
+        and isinstance(info.get("bytes"), int)
+        and isinstance(info.get("sha256"), str)
+        for info in files.values()
+    ):
+        problem = f"{folder / MANIFEST} has no list of files with bytes and sha256"
+        raise ArtifactError(f"{problem}; {_MANIFEST_REMEDY}")
+    return files
+
+
+_MANIFEST_REMEDY = "copy the folder again or make it again."
+
+
 def check_manifest(
-    folder: Path, *, hash_files: Callable[[Sequence[Path]], list[str]] | None = None
+    folder: Path,
+    *,
+    hash_files: Callable[[Sequence[Path]], list[str]] | None = None,
+    ignored: Container[str] = (),
+    remedy: str = _MANIFEST_REMEDY,
 ) -> dict[str, dict[str, object]] | None:
     """Compare `folder` with its manifest; None if it has none (a folder of another program).
 
-    `hash_files` returns the sha256 of files, by default of what is read now.
+    `hash_files` returns the sha256 of files, by default of what is read now. Of an append-only file
+    the recorded part is compared. Files that are `ignored` may differ.
 
     Raises:
         ArtifactError: a listed file is missing, has another size or other content.
     """
     if not (folder / MANIFEST).exists():
         return None
-    files = read_json(folder / MANIFEST).get("files")
-    remedy = "copy the folder again or make it again."
-    if not isinstance(files, dict) or not all(
-        isinstance(info, dict) and {"bytes", "sha256"} <= info.keys() for info in files.values()
-    ):
-        problem = f"{folder / MANIFEST} has no list of files with bytes and sha256"
-        raise ArtifactError(f"{problem}; {remedy}")
+    files = read_manifest(folder)
+    checked = {folder / name: info for name, info in files.items() if name not in ignored}
     # Sizes first: a truncated file is found before gigabytes are hashed.
-    for name, info in files.items():
-        path = folder / name
+    for path, info in checked.items():
         if not path.is_file():
             raise ArtifactError(f"{path} is missing though {MANIFEST} lists it; {remedy}")
-        if path.stat().st_size != info["bytes"]:
+        size, may_grow = path.stat().st_size, info.get("append_only") is True
+        if size != info["bytes"] and not (may_grow and size > cast("int", info["bytes"])):
             raise ArtifactError(
-                f"{path} has {path.stat().st_size} bytes, {MANIFEST} says {info['bytes']}: it is"
-                f" truncated or changed; {remedy}"
+                f"{path} has {size} bytes, {MANIFEST} says {info['bytes']}: it is truncated or"
+                f" changed; {remedy}"
             )
-    paths = [folder / name for name in files]
-    hashes = hash_files(paths) if hash_files else map(sha256_file, paths)
-    for (name, info), sha256 in zip(files.items(), hashes, strict=True):
+    hashes = hash_files([*checked]) if hash_files else None
+    for index, (path, info) in enumerate(checked.items()):
+        sha256 = hashes[index] if hashes else _sha256_start(path, cast("int", info["bytes"]))
         if sha256 != info["sha256"]:
-            problem = f"{folder / name} does not match its sha256 in {MANIFEST}"
+            problem = f"{path} does not match its sha256 in {MANIFEST}"
             raise ArtifactError(f"{problem}; {remedy}")
     return files
+
+
+def _sha256_start(path: Path, n_bytes: int) -> str:
+    """The sha256 of the first `n_bytes` of a file."""
+    value = hashlib.sha256()
+    with path.open("rb") as file:
+        while n_bytes > 0 and (block := file.read(min(n_bytes, 1 << 20))):
+            value.update(block)
+            n_bytes -= len(block)
+    return value.hexdigest()

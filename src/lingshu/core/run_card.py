@@ -6,14 +6,15 @@ import contextlib
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from lingshu import __version__
-from lingshu.core.files import read_json, write_json
+from lingshu.core.errors import ArtifactError
+from lingshu.core.files import read_json, sha256_file, write_json
 
 RUN_CARD = "run.json"
 TRACKED_PACKAGES = (
@@ -53,6 +54,34 @@ class RunCard:
     versions: Mapping[str, str] = field(default_factory=installed_versions)
     command: tuple[str, ...] = field(default_factory=_command)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def file_card(path: Path) -> Path:
+    """The run card of an artifact that is a single file."""
+    return path.with_name(f"{path.name}.{RUN_CARD}")
+
+
+def write_file_card(path: Path, card: RunCard) -> None:
+    """Write the run card of a single file, which names the file's own sha256."""
+    card = replace(card, hashes={**card.hashes, path.name: sha256_file(path)})
+    write_json(file_card(path), asdict(card))
+
+
+def check_file_card(path: Path) -> bool:
+    """Compare a single file with its run card; False if it has none, or one without its sha256.
+
+    Raises:
+        ArtifactError: the file was changed, or the card is damaged.
+    """
+    if not file_card(path).is_file():
+        return False
+    hashes = read_json(file_card(path)).get("hashes")
+    if not isinstance(hashes, dict):
+        raise ArtifactError(f"{file_card(path)} is damaged (hashes); make {path.name} again.")
+    if path.name in hashes and hashes[path.name] != sha256_file(path):
+        problem = f"{path} does not match its sha256 in {file_card(path).name}"
+        raise ArtifactError(f"{problem}; make it again.")
+    return path.name in hashes
 
 
 def write_run_card(folder: Path, card: RunCard) -> None:

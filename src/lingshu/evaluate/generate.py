@@ -36,7 +36,7 @@ from lingshu.core.errors import (
     describe_error,
     one_line,
 )
-from lingshu.core.files import read_jsonl, sha256_bytes, write_jsonl
+from lingshu.core.files import enumerate_jsonl, sha256_bytes, write_jsonl
 from lingshu.core.progress import NoProgress, Progress
 from lingshu.core.types import DataPolicy, Engine, Image, Reply, Sample, Sampling, Task
 from lingshu.evaluate.spool import LazySamples
@@ -160,7 +160,8 @@ def _generate_replies(
 
 def count_pending(folder: Path) -> int:
     """How many samples of the last run in `folder` have no row by any of its processes yet."""
-    pending_keys = {row["key"] for row in read_jsonl(folder / REQUESTS)}
+    requests = enumerate_jsonl(folder / REQUESTS, allow_truncated=False)
+    pending_keys = {row["key"] for _, row in requests}
     pending_keys.difference_update(key for key, _ in read_replies(folder))
     return len(pending_keys)
 

@@ -48,6 +48,7 @@ from lingshu.evaluate.judgments import JUDGE, HumanLabel, read_labels
 from lingshu.evaluate.report import build
 from lingshu.evaluate.report.model import EvaluationReport
 from lingshu.evaluate.score import score, scores_file
+from lingshu.evaluate.store import seal_run
 from lingshu.imaging.cache import ImageCache
 from lingshu.imaging.read import ShardReader, image_bytes
 from lingshu.scoring.protocols.table import PROTOCOLS
@@ -316,6 +317,7 @@ def run(
     counts_on_card = {name: count for name, count in counts.items() if name != "n_pending"}
     # Written last: a run that failed or was killed does not describe the scores of another.
     write_run_card(out, RunCard("eval", settings, config.seed, counts=counts_on_card, notes=notes))
+    seal_run(out, previous_tasks | tasks)
     report = build.build(out)
     build.write(out, report)
     return EvalOutcome(counts, drops, loaded.excluded, tuple(messages), report)

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from lingshu.core.artifacts import SCORES, enumerate_replies, reply_files, score_row, write_scores
 from lingshu.core.errors import ArtifactError, InputError, describe_error, one_line
-from lingshu.core.files import read_jsonl, sha256_file, write_json
+from lingshu.core.files import enumerate_jsonl, enumerate_offsets, sha256_file, write_json
 from lingshu.core.types import MetricResult, Reply, Sample, Score, Scorer, Task
 from lingshu.evaluate.generate import REQUESTS
 from lingshu.evaluate.metrics import METRICS_FILE, compute_metrics, metrics_table, sample_values
-from lingshu.evaluate.spool import RowIndex, enumerate_offsets
+from lingshu.evaluate.spool import RowIndex
 from lingshu.evaluate.summary import awaiting_judge
 from lingshu.scoring.protocols.table import protocol_scorer
 
@@ -68,7 +68,8 @@ def score(
             " mixed up."
         )
     scorers = {name: protocol_scorer(task.score, name) for name in dict.fromkeys(protocols)}
-    keys = {row["id"]: row["key"] for row in read_jsonl(folder / REQUESTS)}
+    requests = enumerate_jsonl(folder / REQUESTS, allow_truncated=False)
+    keys = {row["id"]: row["key"] for _, row in requests}
     results_by_protocol: dict[str, ScoringResult] = {}
     results: list[MetricResult] = []
     with ReplyIndex(folder, set(keys.values())) as replies:

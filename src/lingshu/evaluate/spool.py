@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar, overload
 
-from lingshu.core.files import Closeable, enumerate_jsonl, storage_errors
+from lingshu.core.files import (
+    Closeable,
+    enumerate_jsonl,
+    enumerate_offsets,
+    read_line,
+    storage_errors,
+)
 from lingshu.core.messages import sample_from_json, sample_to_json
 from lingshu.core.types import Sample
 
@@ -74,11 +80,12 @@ class RowIndex(Closeable):
         self.offsets: dict[Path, dict[str, int]] = {}
         self._files: dict[Path, IO[bytes]] = {}
 
-    def add_file(self, path: Path, key: str) -> Self:
+    def add_file(self, path: Path, key: str, *, allow_truncated: bool = False) -> Self:
         """Index a file, if it exists, by one of its keys; the first row of a name counts."""
         offsets = self.offsets.setdefault(path, {})
         if path.is_file():
-            for offset, row in enumerate_offsets(path, enumerate_jsonl(path, allow_truncated=True)):
+            rows = enumerate_jsonl(path, allow_truncated=allow_truncated)
+            for offset, row in enumerate_offsets(path, rows):
                 offsets.setdefault(str(row.get(key)), offset)
         return self
 
@@ -86,22 +93,9 @@ class RowIndex(Closeable):
         for path, offsets in self.offsets.items():
             if (offset := offsets.get(str(name))) is not None:
                 file = self._files.get(path) or self._files.setdefault(path, path.open("rb"))
-                file.seek(offset)
-                return json.loads(file.readline().decode("utf-8-sig"))
+                return read_line(file, offset)
         return None
 
     def close(self) -> None:
         for file in self._files.values():
             file.close()
-
-
-def enumerate_offsets(path: Path, numbered: Iterable[tuple[int, T]]) -> Iterator[tuple[int, T]]:
-    """The rows of a JSONL file, given with line numbers from 1, with the byte offset of their line."""
-    last_line = 0
-    with path.open("rb") as lines:
-        for line_number, row in numbered:
-            for _ in range(line_number - 1 - last_line):
-                lines.readline()
-            offset, last_line = lines.tell(), line_number
-            lines.readline()
-            yield offset, row

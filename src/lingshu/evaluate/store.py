@@ -4,28 +4,39 @@ RUN/<task>/scores.jsonl               the leading scores of the report
 RUN/<task>/scores.<protocol>.jsonl    the same replies under another protocol
 RUN/<task>/metrics.json               the task's metrics over all replies
 RUN/<task>/judge.json                 the results of a judge
+RUN/manifest.json                     size and sha256 of all that the report is made of
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lingshu.core.artifacts import SCORES, iterate_scores
+from lingshu.core.artifacts import (
+    REPORT_HTML,
+    REPORT_JSON,
+    REPORT_MD,
+    SCORES,
+    iterate_scores,
+    reply_files,
+)
+from lingshu.core.cached_client import CALLS_FILE
 from lingshu.core.errors import ArtifactError
-from lingshu.core.files import read_json
-from lingshu.core.run_card import RUN_CARD
+from lingshu.core.files import MANIFEST, check_manifest, read_json, read_manifest, write_manifest
+from lingshu.core.run_card import RUN_CARD, check_file_card
 from lingshu.evaluate.judgments import JUDGE, JudgeResult, read_judge_result
 from lingshu.evaluate.metrics import METRICS_FILE, MetricRow, metric_rows
 from lingshu.evaluate.summary import Row, awaiting_judge
+from lingshu.evaluate.thumbnails import THUMBNAILS
 from lingshu.scoring.protocols.table import PROTOCOLS, quirks
 from lingshu.scoring.rubric import NEEDS_JUDGE
 
 STRICT = "strict"
 DEFAULT_FACETS = ("kind", "lang", "language")
+REPORT_FILES = (REPORT_JSON, REPORT_MD, REPORT_HTML)
 ROW_FIELDS = ("value", "status", "group", "truncated", "gold", "kind")
 
 
@@ -115,12 +126,51 @@ class ScoredRun:
     tasks: tuple[ScoredTask, ...]
 
 
+def seal_run(run: Path, tasks: Iterable[str]) -> None:
+    """Record the digests of the run card and of all files of the tasks in the run's manifest."""
+    paths = [run / RUN_CARD, *(path for task in tasks for path in sorted((run / task).rglob("*")))]
+    write_manifest(
+        run,
+        paths=[path for path in paths if not path.name.startswith(".")],
+        is_append_only=lambda path: (
+            path.name in (THUMBNAILS, CALLS_FILE) or path in reply_files(path.parent)
+        ),
+    )
+
+
+def check_run(run: Path, *, ignored: Container[str] = REPORT_FILES) -> bool:
+    """Compare a run folder with its manifest; False if it has none, as earlier versions wrote it.
+
+    Raises:
+        ArtifactError: a file is missing or was changed.
+    """
+    remedy = "run `lingshu eval` again with the same --out, which scores the stored replies again."
+    return check_manifest(run, ignored=ignored, remedy=remedy) is not None
+
+
+def unchecked_files(run: Path) -> list[Path]:
+    """Scores that neither a manifest nor a run card of their own names: an older version wrote them."""
+    if (run / MANIFEST).is_file():
+        return []
+    files = [path for folder in sorted(run.iterdir()) for _, path in scores_files(folder)]
+    return [path for path in files if not check_file_card(path)]
+
+
+def _check_listed(run: Path, path: Path, listed: Container[str]) -> None:
+    if str(path.relative_to(run)) not in listed and not check_file_card(path):
+        raise ArtifactError(
+            f"{path} is not listed in {run / MANIFEST}: it belongs to another run; remove it, or run"
+            " `lingshu eval` again with the same --out."
+        )
+
+
 def read_run(run: Path) -> ScoredRun:
-    """The scores of a run folder and, where it has one, its run card.
+    """The scores of a run folder and, where it has one, its run card; both are checked first.
 
     Raises:
         ArtifactError: the folder holds no scores, or a file of them or the run card is damaged.
     """
+    listed = read_manifest(run) if check_run(run) else None
     card = _read_card(run / RUN_CARD)
     notes, config = card.notes or _Notes(), card.config or _Config()
     cards, sampling = notes.tasks or {}, config.sampling or {}
@@ -136,6 +186,11 @@ def read_run(run: Path) -> ScoredRun:
         )
     tasks = []
     for name in names:
+        for _, path in files[name]:
+            if listed is None:
+                check_file_card(path)
+            else:
+                _check_listed(run, path, listed)
         task_card = cards.get(name, _TaskCard())
         task = _read_task(name, asdict(task_card), files[name], run / name)
         # The configuration is that of the last command; other tasks keep theirs in the metadata.
@@ -233,7 +288,13 @@ def _read_scores(
     rows: list[Row] = []
     protocols: set[str] = set()
     interned: dict[str, Any] = {}
+    names: set[str | int] = set()
     for row in iterate_scores(path):
+        if row["id"] in names:
+            raise ArtifactError(
+                f"{path} has the id {row['id']!r:.40} twice; score the run again, each sample once."
+            )
+        names.add(row["id"])
         protocols.add(str(row.get("protocol") or name_protocol))
         # Questions and replies are most of a file and in no table; the rest repeats itself.
         values = {

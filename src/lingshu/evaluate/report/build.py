@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lingshu.core.artifacts import REPORT_HTML, REPORT_JSON, REPORT_MD
-from lingshu.core.files import atomic_file, write_json, write_text
+from lingshu.core.files import atomic_file, update_manifest, write_json, write_text
 from lingshu.evaluate import compare, published
 from lingshu.evaluate.controls import read_controls
 from lingshu.evaluate.judgments import JUDGE
@@ -20,7 +20,7 @@ from lingshu.evaluate.report import render
 from lingshu.evaluate.report.model import EvaluationReport, ProtocolReport, TaskReport
 from lingshu.evaluate.report.sample_browser import Browser
 from lingshu.evaluate.statistics import macro, micro
-from lingshu.evaluate.store import ScoredRun, ScoredTask, read_run
+from lingshu.evaluate.store import REPORT_FILES, ScoredRun, ScoredTask, read_run
 from lingshu.evaluate.summary import by_facet, summarize
 from lingshu.evaluate.uncontaminated import Overlaps, compare_uncontaminated
 from lingshu.search.overlap import CONTAMINATION_KINDS
@@ -148,6 +148,7 @@ def write(
         temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
     ):
         file.writelines(iterate_html(report, browser))
+    update_manifest(run, REPORT_FILES)
 
 
 def as_markdown(report: EvaluationReport) -> str:

@@ -78,15 +78,16 @@ class Browser:
         """The images of the rows so far, in base64, in the order of their numbers."""
         return (str((rows.row(name) or {}).get("jpeg")) for rows, name in self._thumbnails)
 
-    def _open(self, path: Path, key: str) -> RowIndex:
-        return self._files.enter_context(RowIndex()).add_file(path, key)
+    def _open(self, path: Path, key: str, *, allow_truncated: bool = False) -> RowIndex:
+        index = self._files.enter_context(RowIndex())
+        return index.add_file(path, key, allow_truncated=allow_truncated)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         bytes_left = self._max_bytes
         for task_index, task in enumerate(self._report.tasks):
             byte_budget = bytes_left // (len(self._report.tasks) - task_index)
             requests = self._open(self._run / task.name / REQUESTS, "id")
-            stored = self._open(self._run / task.name / THUMBNAILS, "image")
+            stored = self._open(self._run / task.name / THUMBNAILS, "image", allow_truncated=True)
             images = _ThumbnailSelection(requests, stored, byte_budget, self._thumbnails)
             n_rows = 0
             for row in islice(self._task_rows(task, images), self._samples_left):
