@@ -24,11 +24,12 @@ _ERAS = {
     "R": 2018, "H": 1988, "S": 1925, "T": 1911,
 }  # fmt: skip
 _NUMERIC = re.compile(
-    r"(?<![A-Za-z0-9_./-])(?P<a>\d{1,4})(?P<s>[./-])(?P<b>\d{1,2})(?P=s)(?P<c>\d{4}|\d\d)"
+    r"(?<![A-Za-z0-9_./-])(?P<a>\d{1,4})(?P<s>[./|-]| \. )(?P<b>\d{1,2})(?P=s)(?P<c>\d{4}|\d\d)"
     r"(?![A-Za-z0-9_/-]|\.\d)(?=(?:[\sT]+\d|[^\d]|$))"
 )
 _ISO_TIME = re.compile(r"(?<![\w./-])(?P<a>\d{4})(?P<s>-)(?P<b>\d\d)-(?P<c>\d\d)(?=T\d)")
 _COMPACT = re.compile(r"(?<!\d)((?:19|20)\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?!\d)")
+_COMPACT_DAY_FIRST = re.compile(r"(?<!\d)(0[1-9]|[12]\d|3[01])(0[1-9]|1[0-2])((?:19|20)\d\d)(?!\d)")
 _DAY_MONTH = re.compile(r"(?<![\w./-])(\d{1,2})([/.])(\d{1,2})(\.?)(?![\w/]|[.-]\d)")
 _CJK_DATE = re.compile(
     r"(?:(?P<era>令和|平成|昭和|大正|明治)\s?)?(?P<y>[\d〇零○一二三四五六七八九元]{1,4})\s?年"
@@ -43,7 +44,7 @@ _UNIT = re.compile(
     r"|voxels|months|weeks|days|hours|st\b|nd\b|rd\b|th\b)",
     re.I,
 )
-_ENDS = re.compile(r"\s*(?:$|[.,;:)\]\n]|and\b|at \d|\d\d?:\d\d)")
+_ENDS = re.compile(r"\s*(?:$|[.,;:)(\]\n/–-]|[A-ZÀ-Ý]|and\b|et\b|und\b|y\b|at \d|\d\d?[:h]\d\d)")
 # Month names that are also words or units: not a date in lower case without a year.
 _AMBIGUOUS = frozenset(
     map(fold, ("may", "mar", "march", "mars", "mai", "set", "ago", "out", "dec"))
@@ -106,6 +107,10 @@ def _numeric(text: str, words: list[Token], known: frozenset[date]) -> Iterator[
         day = _day(int(match[1]), int(match[2]), int(match[3]))
         if day:
             yield DateSpan(match.start(), match.end(), day, lambda d: f"{d:%Y%m%d}")
+    for match in _COMPACT_DAY_FIRST.finditer(text):
+        day = _day(int(match[3]), int(match[2]), int(match[1]))
+        if day:
+            yield DateSpan(match.start(), match.end(), day, lambda d: f"{d:%d%m%Y}")
     for match in _DAY_MONTH.finditer(text):
         first, second = int(match[1]), int(match[3])
         if match[2] == "." and not match[4]:
@@ -230,11 +235,13 @@ def _month_patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     ordinals = {word for pack in load_packs() for word in pack.ordinals}
     spelled = "|".join(sorted(map(re.escape, ordinals), key=len, reverse=True))
     link = r"(?:\s+(?:of|de|del)\s+|[ \u00a0-]?(?:of )?)"
-    year = r"(?:(?:,?[ \u00a0-]*|\s+(?:de|del|of)\s+)(?P<y>(?:18|19|20)\d\d)|[ -]?['’](?P<q>\d\d)|-(?P<q2>\d\d))"
+    year = r"(?:(?:,?[ \u00a0-]*|\s+(?:de|del|of)\s+)(?P<y>(?:18|19|20)\d\d)|[ -]?['’](?P<q>\d\d)|-(?P<q2>\d\d)"
+    late = year + r"| (?P<q3>\d\d)(?!\d|\s?(?:[a-z%°:]|[.,]\d)))"
+    year += ")"
     day = rf"(?:(?P<d>3[01]|[12]\d|0?[1-9])(?P<o>st|nd|rd|th|er|º|ª|\.)?|(?P<w>{spelled}))"
     return (
         re.compile(
-            rf"(?<![\w./])(?P<all>{day}{link}(?P<m>{month})\b\.?(?:{year})?|"
+            rf"(?<![\w./])(?P<all>{day}{link}(?P<m>{month})\b\.?(?:{late})?|"
             rf"(?P<d3>\d{{1,2}})(?P<m3>{month})(?P<y3>(?:19|20)?\d\d))(?!\d)",
             re.I,
         ),
@@ -265,7 +272,14 @@ def _named_span(
     groups = match.groupdict()
     name = groups["m"] or groups.get("m3") or ""
     month = month_names()[fold(name)]
-    year_text = groups["y"] or groups["q"] or groups["q2"] or groups.get("y3") or groups.get("y4")
+    year_text = (
+        groups["y"]
+        or groups["q"]
+        or groups["q2"]
+        or groups.get("q3")
+        or groups.get("y3")
+        or groups.get("y4")
+    )
     number = groups["d"] or groups.get("d3")
     day_number = int(number) if number else _ordinal(groups.get("w"))
     start, end = match.span("all")

@@ -8,7 +8,15 @@ from functools import cache
 
 from lingshu.deidentify.packs import also_names, load_packs, never_names, ordinary_words
 from lingshu.deidentify.spans import IdentifierSpan
-from lingshu.deidentify.words import CJK, Token, eponym_words, eponyms, fold, has_clinical_ending
+from lingshu.deidentify.words import (
+    CJK,
+    Token,
+    eponym_words,
+    eponyms,
+    fold,
+    given_names,
+    has_clinical_ending,
+)
 
 _MAX_NAME_WORDS = 6
 _EPONYM_NOUNS = frozenset(map(fold, ["disease", "syndrome", "sign", "cyst", "fracture", "lesion", "tumor", "tumour", "palsy", "chorea", "lymphoma", "sarcoma", "neuroma", "node", "nodes", "shunt", "catheter", "tube", "drain", "line", "filter", "valve", "prosthesis", "procedure", "operation", "incision", "maneuver", "manoeuvre", "position", "classification", "score", "scale", "criteria", "grade", "type", "stage", "stain", "units", "ligament", "duct", "gland", "pouch", "fascia", "canal", "contracture", "defect", "deformity", "dislocation", "hernia", "nodule", "arteritis", "thyroiditis", "dementia", "malformation", "tetralogy", "ataxia", "paralysis", "phenomenon", "test", "reflex", "view", "angle", "line", "triangle", "ring", "esophagus", "diverticulum", "body", "bodies", "cells", "fluid", "lactate", "pacemaker", "scanner", "rod", "rods", "wire", "wires", "society", "type"]))  # fmt: skip
@@ -151,6 +159,8 @@ def names_without_label(text: str, words: list[Token]) -> Iterator[IdentifierSpa
             yield from _before_credentials(text, words, i)
         elif word.plain in _verbs() and i:
             yield from _before_verb(text, words, i)
+        if word.plain in given_names() and word.capitalized:
+            yield from _around_given_name(text, words, i)
     yield from _last_first(text, words)
 
 
@@ -194,6 +204,33 @@ def _before_verb(text: str, words: list[Token], i: int) -> Iterator[IdentifierSp
     name = word.capitalized and not word.all_capitals and word.text.isalpha()
     if alone and name and not is_ordinary(word):
         yield IdentifierSpan(word.start, word.end, "name", "name before a verb")
+
+
+def _around_given_name(text: str, words: list[Token], i: int) -> Iterator[IdentifierSpan]:
+    """A given name and the family name next to it, in either order: Anna Kern, KERN Anna."""
+    for j in (i + 1, i - 1):
+        if not 0 <= j < len(words) or starts_long_eponym(words, min(i, j)):
+            continue
+        first, second = sorted((words[i], words[j]))
+        gap = text[first.end : second.start]
+        if gap not in (" ", "  ") and not (gap == ", " and first.all_capitals):
+            continue
+        after = words[max(i, j) + 1].plain if max(i, j) + 1 < len(words) else ""
+        if after not in _EPONYM_NOUNS and _is_family_name(words[j], words[i]):
+            rule = "name with a given name"
+            yield IdentifierSpan(first.start, second.end, "name", rule)
+
+
+def _is_family_name(word: Token, given: Token) -> bool:
+    """Whether a word can be the family name of a given name next to it."""
+    if not word.capitalized or len(word.text) < 2 or not word.text.isalpha():
+        return False
+    if word.plain in never_names() or word.plain in title_words() or CJK.match(word.text):
+        return False
+    if not is_ordinary(word):
+        return True
+    surname = word.plain in eponym_words() or word.plain in also_names()
+    return surname and not is_ordinary(given) and not word.all_capitals
 
 
 _LAST_FIRST = re.compile(

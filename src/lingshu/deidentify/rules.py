@@ -29,6 +29,7 @@ from lingshu.deidentify.spans import IdentifierSpan
 from lingshu.deidentify.words import (
     CJK,
     HAN,
+    KANA,
     Token,
     has_clinical_ending,
     tokens,
@@ -41,7 +42,8 @@ _PHRASE_GAP = re.compile(r"[\s./'’°ªº-]{0,3}")
 _COLON = re.compile(r"[ \t\u00a0]*(?:\([^()\n]{1,20}\)[ \t]*)?\.?[ \t\u00a0]*[:：=][ \t\u00a0]*")
 _OPEN = re.compile(r"\.?[ \t\u00a0]*(?:[,(\[–-][ \t]*)?")
 _NUMBER = re.compile(
-    r"\.?\s{0,3}(?:(?:is|was|no|nos|number|nummer|nr|num|n[°º])\b\.?\s{0,3})?[:#=：]{0,2}\s{0,3}#?\s{0,2}"
+    r"\.?\s{0,3}(?:\([A-Z]{2,6}\)|\))?\s{0,3}(?:(?:is|was|est|étant|ist|lautet|es|le|the|no|nos|number|nummer|nr|num|n[°º])\b\.?\s{0,3}){0,2}"
+    r"[°º:#=：]{0,2}\s{0,3}#?\s{0,2}"
     r"(?P<x>[A-Za-z]{0,6}[-_/]?\d[\w/-]{0,30}(?:(?:[ .]|-)\d[\w-]{0,12}){0,7})",
 )
 _CONTACT = re.compile(
@@ -269,7 +271,7 @@ def _title_level(text: str, first: Token, last: Token, phrase: _Phrase) -> str |
         return "cue" if after == "." and written.isupper() and before != "." else None
     if phrase.text in ("oa", "oä", "ca", "fa", "aa", "fä"):
         return "cue" if written.isupper() else None
-    if before.isdigit() or written.isupper() or not first.text[0].isupper():
+    if (before.isdigit() and len(written) == 2) or written.isupper() or not first.text[0].isupper():
         return None
     return "cue"
 
@@ -455,7 +457,7 @@ def _cjk_rules(name: str) -> _CjkRules:
     value = (
         f"[{HAN}·]{{2,4}}"
         if name == "zh"
-        else f"[{HAN}\u3041-\u3096\u30a1-\u30fc]{{1,4}}(?:[ \u3000][{HAN}\u3041-\u3096\u30a1-\u30fc]{{1,4}})?"
+        else f"[{HAN}\u3041-\u3096\u30a1-\u30fc]{{1,6}}(?:[ \u3000][{HAN}\u3041-\u3096\u30a1-\u30fc]{{1,4}})?"
     )
     labels = "|".join(pack.phrases["label"])
     cues = "|".join(pack.phrases["cue"])
@@ -465,7 +467,10 @@ def _cjk_rules(name: str) -> _CjkRules:
     locations = "|".join(pack.phrases["institution"])
     return _CjkRules(
         re.compile(titled),
-        re.compile(f"(?:{labels})\\s*(?:[:：]\\s*|[ \u3000]+)(?P<x>{value})"),
+        re.compile(
+            f"(?:{labels})\\s*(?:[:：]\\s*|[ \u3000]+)(?:[{HAN}]{{1,6}}(?:技師|医師|医|長)[ \u3000])?"
+            f"(?P<x>(?:Dr\\.?\\s?)?(?P<n>{value})(?:[（(][{KANA}A-Za-z \u3000]{{3,24}}[)）])?)"
+        ),
         re.compile(f"(?:{cues})[ \u3000]?(?P<x>{full}){stop}"),
         re.compile(
             f"(?:{'|'.join(pack.phrases['number'])})\\s*(?:[:：是为は]\\s*)?(?P<x>{number})"
@@ -489,7 +494,7 @@ def _cjk_spans(pack: RulePack, text: str, *, japanese: bool) -> Iterator[Identif
         ("cued", rules.cued),
     ):
         for match in pattern.finditer(text):
-            value = match["x"]
+            value = match["n" if kind == "labeled" else "x"]
             if rules.not_name.match(value) or (
                 kind == "labeled" and not _is_cjk_name(value, pack, text, match)
             ):

@@ -126,6 +126,13 @@ def english_words() -> frozenset[str]:
 
 
 @cache
+def given_names() -> frozenset[str]:
+    """Common given names, as the one spelling of `fold`."""
+    text = (_WORDS / "given_names.txt").read_text(encoding="utf-8")
+    return frozenset(map(fold, _uncommented(text)))
+
+
+@cache
 def eponyms() -> frozenset[tuple[str, ...]]:
     """Names of diseases, signs, devices and makers, each as its plain words."""
     text = (_WORDS / "eponyms.txt").read_text(encoding="utf-8")
