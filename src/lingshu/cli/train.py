@@ -58,6 +58,7 @@ def train(
         raise ConfigError(
             "--out is missing; name a folder for the run, or pass --check to plan only."
         )
+    from lingshu.analysis.run_page import with_page, write_run_page
     from lingshu.train.distributed import init_distributed
     from lingshu.train.log import SUMMARY_FILE
     from lingshu.train.loop import StopRequested
@@ -69,6 +70,8 @@ def train(
         progress_line() if dist_context.is_main else nullcontext() as progress,
         stop_on_sigterm() as stop,
     ):
+        if progress is not None:
+            progress = with_page(progress, out)
         try:
             checkpoint = run(
                 config, out, resume=resume, progress=progress, stop=stop, dist_context=dist_context
@@ -80,6 +83,7 @@ def train(
     if not dist_context.is_main:
         return 0
     stages = json.loads((out / SUMMARY_FILE).read_text(encoding="utf-8"))["stages"]
+    write_run_page(out)
     has_drops = _print_summary(stages, checkpoint)
     # torchrun takes any other code for a failure: it would end or restart the other processes.
     return 0 if dist_context.is_distributed else int(has_drops)
