@@ -19,9 +19,9 @@ from lingshu.core.errors import ConfigError
 from lingshu.core.files import sha256_file
 from lingshu.sources import phantom
 from lingshu.train.config import Checkpoints, LearningRates, Lora, Sharding, Validation
-from lingshu.train.distributed import DistributedContext
+from lingshu.train.distributed import DistributedContext, check_distributed
 from lingshu.train.log import read_log
-from lingshu.train.loop import StopRequested, check_distributed, train
+from lingshu.train.loop import StopRequested, train
 from tests.support.distributed_checks import stop_at
 from tests.support.tiny import small_config, write_phantoms
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lingshu.core.errors import ConfigError
+from lingshu.core.run_card import RunCard
 from lingshu.core.types import Message
+from lingshu.models.export import export
 from lingshu.models.load import load
+from lingshu.models.model_spec import TinyModel
+from lingshu.models.tiny import build_tiny
 from lingshu.recipes.lora_7b import recipe
+from lingshu.train import loop
 from lingshu.train.config import LearningRates, Lora, Stage, TrainConfig
 from lingshu.train.estimate import estimate_run
 from lingshu.train.loop import StopRequested, train
 from lingshu.train.progress import StepProgress
-from tests.support.tiny import REPRESENTATIVES, small_config
+from lingshu.train.step import Trainer, build_trainer
+from tests.support.tiny import CORPUS, REPRESENTATIVES, SMALL, small_config
 
 peft = pytest.importorskip("peft", reason="peft is not installed")
 
@@ -162,3 +171,83 @@ def test_a_state_holds_adapters_and_their_moments_and_names_the_checkpoint_they_
     shutil.copytree(done / "checkpoint", base)
     with pytest.raises(ConfigError, match=r"is not the checkpoint that .* started from"):
         train(config, tmp_path / "other", resume=True)
+
+
+def bfloat16_config(trained_run: tuple[TrainConfig, Path], folder: Path) -> TrainConfig:
+    """The LoRA stage from a checkpoint in bfloat16, in steps of bfloat16."""
+    config, done = trained_run
+    base = load(str(done / "stages" / "1-shallow"), dtype=torch.bfloat16)
+    export(base.model, base.processor, folder / "base", RunCard("test", {}))
+    return replace(
+        config, model=str(folder / "base"), stages=config.stages[1:], precision="bfloat16"
+    )
+
+
+def test_a_base_in_bfloat16_takes_half_and_its_checkpoint_is_rounded_once(
+    tmp_path: Path, trained_run: tuple[TrainConfig, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = bfloat16_config(trained_run, tmp_path)
+    held: list[set[torch.dtype]] = []
+
+    def record(model: torch.nn.Module, *arguments: Any, **options: Any) -> Trainer:
+        trainer = build_trainer(model, *arguments, **options)
+        frozen = [p for p in model.parameters() if not p.requires_grad and p.ndim > 1]
+        held.append({p.dtype for p in frozen})
+        assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+        return trainer
+
+    monkeypatch.setattr(loop, "build_trainer", record)
+    for base in ("auto", "float32"):
+        lora = replace(config.stages[0].lora or Lora(), base=base)
+        stages = (replace(config.stages[0], lora=lora),)
+        train(replace(config, stages=stages), tmp_path / base)
+    assert held == [{torch.bfloat16}, {torch.float32}]
+    tensors = [
+        load_file(tmp_path / b / "checkpoint/model.safetensors") for b in ("auto", "float32")
+    ]
+    for name, tensor in tensors[0].items():
+        other = tensors[1][name]
+        assert tensor.dtype == other.dtype == torch.bfloat16
+        # What is not trained has the bits of the start, and training took the same course.
+        assert torch.allclose(tensor.float(), other.float(), atol=0.02)
+    adapter = load_file(tmp_path / "auto" / "adapters/1-lora/adapter_model.safetensors")
+    assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
+
+
+def test_a_reduced_base_is_refused_where_steps_are_in_float32(
+    tmp_path: Path, trained_run: tuple[TrainConfig, Path]
+) -> None:
+    config = replace(bfloat16_config(trained_run, tmp_path), precision="float32")
+    stages = (replace(config.stages[0], lora=Lora(base="bfloat16")),)
+    with pytest.raises(ConfigError, match=r"lora.base is bfloat16, and steps are in float32"):
+        train(replace(config, stages=stages), tmp_path / "run")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
+)
+def test_a_base_in_4_bits_is_merged_into_the_weights_as_they_are_stored(
+    tmp_path: Path, trained_run: tuple[TrainConfig, Path]
+) -> None:
+    config = bfloat16_config(trained_run, tmp_path)
+    sizes: dict[str, Any] = {**SMALL, "hidden": 128, "ffn": 128}  # blocks of 64 values in 4 bits
+    model, processor = build_tiny(
+        TinyModel(family="qwen2_5_vl", vocab_size=320, **sizes),
+        CORPUS,
+        budget=config.pixels,
+        seed=0,
+    )
+    shutil.rmtree(tmp_path / "base")
+    export(model.bfloat16(), processor, tmp_path / "base", RunCard("test", {}))
+    stage = replace(config.stages[0], lora=Lora(rank=4, base="int4"))
+    train(replace(config, stages=(stage,)), tmp_path / "run")
+    base, merged = (
+        load(str(tmp_path / folder), dtype=torch.bfloat16).model.state_dict()
+        for folder in ("base", "run/checkpoint")
+    )
+    adapter = load_file(tmp_path / "run/adapters/1-lora/adapter_model.safetensors")
+    name = next(name for name in adapter if name.endswith("q_proj.lora_A.weight"))
+    delta = 8 * adapter[name.replace("lora_A", "lora_B")] @ adapter[name]
+    stored = name.removeprefix("base_model.model.").replace("lora_A.", "")
+    expected = (base[stored].float() + delta).bfloat16()
+    assert torch.equal(merged[stored], expected) and not torch.equal(merged[stored], base[stored])

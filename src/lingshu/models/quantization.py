@@ -81,3 +81,14 @@ def loading_arguments(
             "bnb_4bit_compute_dtype": torch.bfloat16,
         }
     return {"quantization_config": BitsAndBytesConfig(**settings), "device_map": {"": device}}
+
+
+def allow_gradients(model: Any) -> None:
+    """Let gradients pass through 4-bit layers on a CPU, in place, where bitsandbytes repacks weights for
+    answers without gradients and keeps them so.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    # Reading its state is what unpacks a layer.
+    model.state_dict()

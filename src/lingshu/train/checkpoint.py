@@ -213,11 +213,9 @@ def _state_tensors(model: Any, optimizer: AdamW) -> dict[str, torch.Tensor]:
     """
     trained = _trained_parameters(model, optimizer)
     state = {f"weight/{name}": parameter.detach() for name, parameter in trained.items()}
-    weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
     state |= {
-        f"weight/{name}": tensor
-        for name, tensor in model.state_dict().items()
-        if name not in weights
+        f"weight/{name}": tensor for name, tensor in model.state_dict().items() if name in buffers
     }
     for name, parameter in trained.items():
         if parameter in optimizer.state:

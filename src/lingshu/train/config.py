@@ -50,12 +50,20 @@ class LearningRates:
 
 @dataclass(frozen=True)
 class Lora:
-    """Train low-rank adapters of the linear layers of `parts` instead of the weights."""
+    """Train low-rank adapters of the linear layers of `parts` instead of the weights.
+
+    `base` is the type in which weights that are not trained are held, adapted ones included: auto
+    is bfloat16 where steps are computed in it and the checkpoint is stored in it, so that no bit is
+    lost, else float32. int4 holds the linear layers of the language model in 4 bits (QLoRA, arXiv
+    2305.14314) and merges the adapters into the weights as they are stored; it needs bitsandbytes
+    and a single process.
+    """
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.0
     parts: tuple[Part, ...] = ("language",)
+    base: Literal["auto", "float32", "bfloat16", "int4"] = "auto"
 
     def __post_init__(self) -> None:
         _check_range("lora.dropout", self.dropout, below=1)
@@ -64,6 +72,14 @@ class Lora:
                 f"lora with rank {self.rank} on parts {self.parts} trains nothing; give a rank of 1"
                 " or more and a part."
             )
+
+    def base_type(self, *, stored: str, bfloat16: bool) -> Literal["float32", "bfloat16", "int4"]:
+        """What `base` is for a checkpoint `stored` as safetensors says ("BF16") and steps in
+        `bfloat16` or float32.
+        """
+        if self.base != "auto":
+            return self.base
+        return "bfloat16" if bfloat16 and stored == "BF16" else "float32"
 
 
 @dataclass(frozen=True)
@@ -249,6 +265,11 @@ class Stage:
                     f"{label}: lora is put on {part}, which has no learning rate; give"
                     f" learning_rates.{part}."
                 )
+        if self.lora and self.lora.base == "int4" and self.grpo:
+            raise ConfigError(
+                f"{label}: grpo samples from the trained weights, which lora.base=int4 does not hold"
+                " whole; choose lora.base=bfloat16."
+            )
         if not self.data:
             raise ConfigError(f"{label} names no data group.")
         if self.batch % self.micro_batch and not self.grpo:

@@ -32,11 +32,12 @@ from torch.distributed.fsdp import (
     OffloadPolicy,
     fully_shard,
 )
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lingshu.core.errors import ConfigError, LingshuError, TrainingError
 from lingshu.models.base import VisionLanguageFamily
-from lingshu.train.config import Sharding
+from lingshu.train.config import Sharding, TrainConfig
 
 T = TypeVar("T")
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -192,6 +193,49 @@ def _local_rank() -> int:
     return distributed.get_node_local_rank()  # pyright: ignore[reportPrivateImportUsage] - documented
 
 
+def check_distributed(config: TrainConfig, dist_context: DistributedContext) -> None:
+    """Raise ConfigError for a batch or an option that this number of processes cannot run."""
+    on_gpus = dist_context.is_distributed and dist_context.device.type == "cuda"
+    is_float32 = config.precision == "float32" or (
+        config.precision == "auto" and dist_context.device.type != "cuda"
+    )
+    for stage in config.stages:
+        base = stage.lora.base if stage.lora else "auto"
+        if base in ("bfloat16", "int4") and is_float32:
+            raise ConfigError(
+                f"stage {stage.name!r}: lora.base is {base}, and steps are in float32; set"
+                " precision=bfloat16 or leave lora.base out."
+            )
+        if base == "int4" and config.checkpoints.every is not None:
+            raise ConfigError(
+                f"stage {stage.name!r}: checkpoints.every needs the weights as they are stored, which"
+                " lora.base=int4 does not hold; leave it out (states are kept all the same)."
+            )
+        if base == "int4" and dist_context.is_distributed:
+            raise ConfigError(
+                f"stage {stage.name!r}: lora.base is int4, which a single process holds whole; start"
+                " it without torchrun or set lora.base=bfloat16."
+            )
+    if config.sharding.cpu_offload and not on_gpus:
+        raise ConfigError(
+            "sharding.cpu_offload needs GPUs under torchrun; set sharding.cpu_offload=false."
+        )
+    if dist_context.is_distributed and dist_context.size % (config.sharding.shard_size or 1):
+        raise ConfigError(
+            f"sharding.shard_size is {config.sharding.shard_size}, which does not divide"
+            f" {dist_context.size} processes; choose a divisor, or leave it out."
+        )
+    for stage in config.stages if dist_context.is_distributed else ():
+        divisor = dist_context.size * stage.micro_batch
+        # The replies of a round vary in number and are divided as they come.
+        if not stage.grpo and stage.batch % divisor:
+            raise ConfigError(
+                f"stage {stage.name!r}: batch {stage.batch} cannot be divided over"
+                f" {dist_context.size} processes in micro-batches of {stage.micro_batch}; choose a"
+                f" multiple of {divisor}, or another number of processes."
+            )
+
+
 def fsdp_units(model: Any, family: VisionLanguageFamily) -> list[nn.Module]:
     """The blocks that are sharded and recomputed one by one: vision, then language."""
     return [block for path in family.blocks for block in model.get_submodule(path)]
@@ -253,6 +297,10 @@ def shard_model(
         else MixedPrecisionPolicy(),
         "offload_policy": CPUOffloadPolicy() if sharding.cpu_offload else OffloadPolicy(),
     }
+    if bfloat16 and dist_context.device == CPU:
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.__dict__["forward"] = MethodType(_layer_norm_in_float32, module)
     for unit in fsdp_units(model, family):
         _move(unit, dist_context.device)
         fully_shard(unit, **options)
@@ -272,6 +320,12 @@ def shard_model(
         if dist_context.is_main:
             buffer.copy_(buffers[name])
         distributed.broadcast(buffer, src=0)
+
+
+def _layer_norm_in_float32(norm: nn.LayerNorm, hidden: torch.Tensor) -> torch.Tensor:
+    """What autocast does on a GPU and leaves out on a CPU, where the two types must not differ."""
+    weight, bias = (None if t is None else t.float() for t in (norm.weight, norm.bias))
+    return functional.layer_norm(hidden.float(), norm.normalized_shape, weight, bias, norm.eps)
 
 
 def set_gradient_sync(root: nn.Module, *, is_last: bool, once: bool) -> None:

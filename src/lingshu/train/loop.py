@@ -28,7 +28,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -40,6 +40,8 @@ from lingshu.models.export import export
 from lingshu.models.inference_settings import stored_weights
 from lingshu.models.load import LoadedModel, load, load_on_meta, local_folder
 from lingshu.models.model_spec import TinyModel
+from lingshu.models.processor import Processor
+from lingshu.models.quantization import allow_gradients
 from lingshu.models.tiny import build_tiny
 from lingshu.train.batching import BatchSource, supervised_batches
 from lingshu.train.checkpoint import (
@@ -50,7 +52,12 @@ from lingshu.train.checkpoint import (
 )
 from lingshu.train.config import TrainConfig
 from lingshu.train.data import DataGroup, encode_training_samples, open_data_group, read_groups
-from lingshu.train.distributed import DistributedContext, full_state_dict, init_distributed
+from lingshu.train.distributed import (
+    DistributedContext,
+    check_distributed,
+    full_state_dict,
+    init_distributed,
+)
 from lingshu.train.estimate import tokenizer_texts
 from lingshu.train.grpo import grpo_batches
 from lingshu.train.kept_checkpoints import (
@@ -70,14 +77,15 @@ from lingshu.train.log import (
     open_log,
     open_trackers,
 )
-from lingshu.train.lora import inject_adapters, merge_adapters, save_adapter
+from lingshu.train.lora import copy_trained, inject_adapters, merge_adapters, save_adapter
 from lingshu.train.progress import ProgressCallback, StepProgress
-from lingshu.train.step import StepResult, Trainer, build_trainer
+from lingshu.train.step import StepResult, Trainer, build_trainer, freeze_parameters
 from lingshu.train.validation import Validator, open_validator
 from lingshu.train.weight_sync import unsharded_model
 from lingshu.weights.base import TORCH_DTYPES
 
 DATA_FILE = "data.json"
+BASE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int4": torch.bfloat16}
 LOSS_WINDOW = 20  # a stage's first and last loss are means over this many steps at most
 
 
@@ -134,6 +142,20 @@ class RunContext:
         if stage_index:
             return str(stage_folder(self.out, stage_index - 1, config.stages[stage_index - 1].name))
         return str(self.out / "start") if isinstance(config.model, TinyModel) else config.model
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether steps are computed in bfloat16, with weights that are trained in float32."""
+        precision, on_gpu = self.config.precision, self.dist_context.device.type == "cuda"
+        return precision == "bfloat16" or (precision == "auto" and on_gpu)
+
+    def base_type(self, stage_index: int) -> Literal["float32", "bfloat16", "int4"]:
+        """The type in which a stage holds the weights that it does not train."""
+        lora = self.config.stages[stage_index].lora
+        if lora is None:
+            return "float32"
+        folder, _ = local_folder(self.start_folder(stage_index), None, with_weights=True)
+        return lora.base_type(stored=stored_weights(folder).dtype, bfloat16=self.bfloat16)
 
     @property
     def start_name(self) -> str:
@@ -221,8 +243,12 @@ def _train_stages(run: RunContext, summaries: list[StageSummary]) -> None:
     drop_examples: list[str] = []  # of each stage of this process
     for index in range(len(summaries), len(config.stages)):
         # No process has the full sharded model; the next stage starts from its checkpoint.
-        start = None if dist_context.is_distributed else trained
-        start = start or _load_start_model(run, index)
+        is_carried = not dist_context.is_distributed and run.base_type(index) == "float32"
+        if trained is not None and is_carried:
+            trained.model.to(dist_context.device)
+        else:
+            trained = None
+        start = trained or _load_start_model(run, index)
         steps_before = sum(summary.steps for summary in summaries)
         trained, summary, drops = StageRun(run, index, steps_before).train(start)
         summaries.append(summary)
@@ -258,29 +284,6 @@ def _export_dtype(run: RunContext) -> torch.dtype:
         return getattr(torch, run.config.export_dtype)
     start, _ = local_folder(run.start_folder(0), None, with_weights=True)
     return TORCH_DTYPES[stored_weights(start).dtype]
-
-
-def check_distributed(config: TrainConfig, dist_context: DistributedContext) -> None:
-    """Raise ConfigError for a batch or an option that this number of processes cannot run."""
-    on_gpus = dist_context.is_distributed and dist_context.device.type == "cuda"
-    if config.sharding.cpu_offload and not on_gpus:
-        raise ConfigError(
-            "sharding.cpu_offload needs GPUs under torchrun; set sharding.cpu_offload=false."
-        )
-    if dist_context.is_distributed and dist_context.size % (config.sharding.shard_size or 1):
-        raise ConfigError(
-            f"sharding.shard_size is {config.sharding.shard_size}, which does not divide"
-            f" {dist_context.size} processes; choose a divisor, or leave it out."
-        )
-    for stage in config.stages if dist_context.is_distributed else ():
-        divisor = dist_context.size * stage.micro_batch
-        # The replies of a round vary in number and are divided as they come.
-        if not stage.grpo and stage.batch % divisor:
-            raise ConfigError(
-                f"stage {stage.name!r}: batch {stage.batch} cannot be divided over"
-                f" {dist_context.size} processes in micro-batches of {stage.micro_batch}; choose a"
-                f" multiple of {divisor}, or another number of processes."
-            )
 
 
 def _open_run(
@@ -349,14 +352,32 @@ def _load_start_model(run: RunContext, stage_index: int) -> LoadedModel:
     def load_on_main() -> None:
         if not stage_index and isinstance(config.model, TinyModel) and not Path(name).is_dir():
             _build_start(run, config.model, Path(name))
-        on_main.append(load(name))
+        on_main.append(_load_base(run, stage_index))
 
     dist_context.run_on_main(load_on_main)
-    loaded = on_main[0] if on_main else load_on_meta(name)
+    if on_main:
+        loaded = on_main[0]
+    else:
+        loaded = load_on_meta(name)
+        loaded.model.to(BASE_DTYPES[run.base_type(stage_index)])
+    for parameter in loaded.model.parameters():
+        if parameter.ndim == 1:
+            # Norms compute in float32; they are a thousandth of the weights.
+            parameter.data = parameter.data.float()
     if not dist_context.is_distributed:
         loaded.model.to(dist_context.device)
     processor = loaded.processor.with_budget(config.pixels)
     return LoadedModel(loaded.model, processor, run.start_name, loaded.digest)
+
+
+def _load_base(run: RunContext, stage_index: int) -> LoadedModel:
+    name, base = run.start_folder(stage_index), run.base_type(stage_index)
+    if base == "int4":
+        device = str(run.dist_context.device)
+        loaded = load(name, device=device, dtype=BASE_DTYPES[base], quantization="int4")
+        allow_gradients(loaded.model)
+        return loaded
+    return load(name, dtype=BASE_DTYPES[base])
 
 
 def _build_start(run: RunContext, spec: TinyModel, folder: Path) -> None:
@@ -434,13 +455,15 @@ class StageRun:
         config, stage, dist_context = self.config, self.stage, self.dist_context
         model, family = loaded.model, loaded.processor.family
         adapter = inject_adapters(model, family, stage.lora, seed=self.seed) if stage.lora else None
-        on_gpu = dist_context.device.type == "cuda"
+        for name in freeze_parameters(model, loaded.processor, stage):
+            parameter = model.get_parameter(name)
+            parameter.data = parameter.data.float()
         trainer = build_trainer(
             model,
             loaded.processor,
             stage,
             device=dist_context.device,
-            bfloat16=config.precision == "bfloat16" or (config.precision == "auto" and on_gpu),
+            bfloat16=self.run.bfloat16,
             dist_context=dist_context,
             sharding=config.sharding,
         )
@@ -494,7 +517,24 @@ class StageRun:
         model.eval()
         if adapter is not None:
             save_adapter(model, adapter, self.run.start_folder(self.stage_index), folder)
-            merge_adapters(model)
+            model = self._merge(model, loaded.processor)
+        return model
+
+    def _merge(self, model: Any, processor: Processor) -> Any:
+        """The model of a LoRA stage with its adapters merged: at the end of a run in the type that is
+        exported, else in float32, from which the next stage continues.
+        """
+        run, lora, base = self.run, self.stage.lora, self.run.base_type(self.stage_index)
+        assert lora is not None
+        is_last = self.stage_index == len(run.config.stages) - 1
+        dtype = _export_dtype(run) if is_last else torch.float32
+        if base == "int4":
+            quantized, model = model, load(run.start_folder(self.stage_index), dtype=dtype).model
+            copy_trained(quantized, model, processor, lora)
+        elif base == "bfloat16" and not is_last:
+            # A card that holds 16 bits of each weight may not hold 32.
+            model = model.to("cpu", torch.float32)
+        merge_adapters(model, dtype)
         return model
 
     def _open_validation(self, trainer: Trainer, loaded: LoadedModel, adapter: Any) -> None:

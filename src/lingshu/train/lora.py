@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from lingshu.core.errors import ConfigError, MissingExtraError
 from lingshu.core.files import atomic_folder, write_manifest
 from lingshu.models.base import VisionLanguageFamily
+from lingshu.models.processor import Processor
 from lingshu.train.config import Lora
 
 
@@ -26,7 +27,7 @@ def is_adapter(parameter: str) -> bool:
 def inject_adapters(model: Any, family: VisionLanguageFamily, lora: Lora, *, seed: int) -> Any:
     """Add adapters to the linear layers of the parts, in place; returns the peft configuration.
 
-    The outputs are unchanged at first.
+    The outputs are unchanged at first. Adapters are float32, whatever type their layers are in.
 
     Raises:
         MissingExtraError: peft is not installed.
@@ -56,6 +57,9 @@ def inject_adapters(model: Any, family: VisionLanguageFamily, lora: Lora, *, see
     )
     torch.manual_seed(seed)
     inject_adapter_in_model(config, model)
+    for name, parameter in model.named_parameters():
+        if is_adapter(name):
+            parameter.data = parameter.data.float()
     return config
 
 
@@ -79,12 +83,30 @@ def save_adapter(model: Any, config: Any, base: str, folder: Path) -> None:
         write_manifest(temporary)
 
 
-def merge_adapters(model: Any) -> None:
-    """Add the adapters to their base weights and remove them, in place: a stock model again."""
+@torch.no_grad()
+def merge_adapters(model: Any, dtype: torch.dtype = torch.float32) -> None:
+    """Add the adapters to their base weights and remove them, in place: a stock model again.
+
+    The sums are made in float32 and rounded once, to `dtype`.
+    """
     from peft.tuners.lora import LoraLayer
 
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
-            module.merge()
+            layer: Any = module.get_base_layer()
+            weight = layer.weight.float()
+            for adapter in module.lora_A:
+                weight = weight + module.get_delta_weight(adapter).float()  # pyright: ignore
+            layer.weight.data = weight.to(dtype)
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, module.get_base_layer())
+            setattr(model.get_submodule(parent), child, layer)
+
+
+def copy_trained(trained: Any, model: Any, processor: Processor, lora: Lora) -> None:
+    """Give a model, as it was before a stage, the adapters and weights that were `trained` on a
+    quantized copy of it.
+    """
+    inject_adapters(model, processor.family, lora, seed=0)
+    changed = {name: p.data for name, p in trained.named_parameters() if p.requires_grad}
+    _, unknown = model.load_state_dict(changed, strict=False)
+    assert not unknown
