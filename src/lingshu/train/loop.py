@@ -517,7 +517,7 @@ class StageRun:
         model.eval()
         if adapter is not None:
             save_adapter(model, adapter, self.run.start_folder(self.stage_index), folder)
-            model = self._merge(model, loaded.processor)
+            model = self._merge(model, trainer.processor)
         return model
 
     def _merge(self, model: Any, processor: Processor) -> Any:
