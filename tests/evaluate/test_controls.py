@@ -319,6 +319,7 @@ def test_a_control_that_fits_no_question_is_reported(tmp_path):
     assert {result.name: result.reason for result in read_controls(tmp_path) if result.reason} == {
         "blind": "no image (3)",
         "shuffle": "no options (3)",
+        "none_of_the_above": "no options (3)",
     }
 
 
@@ -352,7 +353,7 @@ def test_nothing_is_generated_twice_and_a_resumed_run_ends_in_the_same_bytes(tmp
     assert (
         n_requested + len(engine.requested)
         == len(unbroken.requested)
-        == 8 * 2 + 6 * 2 + 8 * N_PARAPHRASES
+        == 8 * 2 + 6 * 3 + 8 * N_PARAPHRASES
     )
     again = RecordingEngine()
     run(again, tmp_path / "broken")
@@ -449,3 +450,71 @@ def test_rows_that_failed_or_are_alone_form_no_pair():
         0.0,
         0,
     )
+
+
+# --- none of the above
+# -------------------------------------------------------------------------------------------------------
+
+
+def test_the_right_option_is_replaced_by_none_at_any_position():
+    items = [replace(item(number % 8), id=f"s{number}") for number in range(200)]
+    changed = [
+        perturbations.without_right_option(sample, lambda sample: sample) for sample in items
+    ]
+    positions = []
+    for before, after in zip(items, changed, strict=True):
+        assert isinstance(after, Sample) and after.gold
+        right = before.choices[LETTERS.index((before.gold or ("",))[0])]
+        none = after.choices[LETTERS.index(after.gold[0])]
+        assert none == "None of the other answers" and right not in after.choices
+        assert [c for c in after.choices if c != none] == [c for c in before.choices if c != right]
+        assert with_choices("", after.choices) in after.question and right not in after.question
+        positions.append(after.gold[0])
+    assert all(35 <= positions.count(letter) <= 65 for letter in "ABCD")
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        (item(0, choices=()), perturbations.NO_OPTIONS),
+        (item(0, choices=("A lung", "none of the above")), perturbations.LINKED_OPTIONS),
+        (replace(item(0), gold=("A", "B")), perturbations.NOT_ONE_GOLD),
+        (replace(item(0), gold=None), perturbations.NOT_ONE_GOLD),
+    ],
+)
+def test_an_item_without_one_right_option_is_left_out(sample, expected):
+    assert perturbations.without_right_option(sample, lambda sample: sample) == expected
+
+
+def test_chinese_options_are_replaced_in_chinese():
+    sample = item(0, choices=("肺炎", "积液"))
+    changed = perturbations.without_right_option(sample, lambda sample: sample)
+    assert isinstance(changed, Sample) and "其他选项都不对" in changed.choices
+
+
+@pytest.mark.parametrize("letter", ["A", "D"])
+def test_a_model_that_always_picks_a_letter_is_caught(tmp_path, letter):
+    """Its golds are all that letter, so its run is perfect."""
+    items = [item(number, gold=letter) for number in range(40)]
+    run(RecordingEngine(lambda _: letter), tmp_path, ["none_of_the_above"], items=items)
+    result = control_result(tmp_path, "none_of_the_above")
+    (line,) = result.comparisons
+    assert (line.run_accuracy, line.n, result.chance) == (1.0, 40, 0.25)
+    assert line.control_accuracy.value is not None and line.control_accuracy.value < 0.4
+    assert not result.is_above_chance
+
+
+def test_a_model_that_knows_passes_and_one_that_never_chooses_none_does_not(tmp_path):
+    items = [item(number) for number in range(40)]
+    knows = RecordingEngine(lambda sample: (sample.gold or ("",))[0])
+    run(knows, tmp_path / "knows", ["none_of_the_above"], items=items)
+    assert control_result(tmp_path / "knows", "none_of_the_above").is_above_chance
+
+    def never(sample: Sample) -> str:
+        gold = LETTERS.index((sample.gold or ("A",))[0])
+        is_none = sample.choices[gold].startswith("None")
+        return LETTERS[(gold + 1) % 4] if is_none else LETTERS[gold]
+
+    run(RecordingEngine(never), tmp_path / "never", ["none_of_the_above"], items=items)
+    result = control_result(tmp_path / "never", "none_of_the_above")
+    assert result.comparisons[0].control_accuracy.value == 0 and not result.is_above_chance

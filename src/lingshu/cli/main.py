@@ -17,7 +17,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.exceptions import UnknownCommandError
 
 from lingshu import __version__
-from lingshu.core import log
+from lingshu.cli import log
 from lingshu.core.errors import LingshuError, MissingExtraError, one_line, suggest_name
 
 # Each verb with its line in `lingshu --help`, so that no module is imported to show it.

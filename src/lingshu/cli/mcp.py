@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lingshu.cli import log
 from lingshu.cli.options import Flat, ModelOptions
-from lingshu.core import log
 from lingshu.core.errors import ConfigError, InputError
 from lingshu.core.llm_client import Endpoint
 from lingshu.inference.answer import NOTICE

@@ -117,7 +117,7 @@ def score_rows(file: Path, grade_reply: Scorer) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: a row that cannot be scored; the message names its line.
     """
-    from lingshu.evaluate.score import final_score, score_reply
+    from lingshu.evaluate.score import confidence_fields, final_score, score_reply
 
     for line_number, row in enumerate_jsonl(file, allow_truncated=False):
         location = f"{file}, line {line_number}"
@@ -149,4 +149,8 @@ def score_rows(file: Path, grade_reply: Scorer) -> Iterator[dict[str, Any]]:
         except InputError as error:
             raise InputError(f"{location}: {one_line(error)}") from error
         failed = Reply(sample.id, None, error="the row has no reply")
-        yield score_row(sample.id, result or score_reply(grade_reply, sample, failed), row)
+        result = result or score_reply(grade_reply, sample, failed)
+        reply = Reply(sample.id, row["reply"])
+        yield score_row(
+            sample.id, result, confidence_fields(grade_reply, sample, reply, result) | row
+        )

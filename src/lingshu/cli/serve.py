@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lingshu.cli import log
 from lingshu.cli.options import Flat, ModelOptions, print_warnings
-from lingshu.core import log
 from lingshu.core.data_policy import is_local
 from lingshu.core.errors import ConfigError
 from lingshu.core.fetch import FetchPolicy

@@ -38,7 +38,17 @@ from lingshu.core.files import (
 )
 from lingshu.core.messages import message_from_json, message_to_json
 from lingshu.core.run_card import RunCard, write_run_card
-from lingshu.core.types import STATUSES, Image, Meta, Reply, Sample, Sampling, Score
+from lingshu.core.types import (
+    STATUSES,
+    AnswerToken,
+    Image,
+    Meta,
+    Reply,
+    Sample,
+    Sampling,
+    Score,
+    TextLogProb,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -339,10 +349,13 @@ def reply_key(
     return digest([*identity, sampling.decoding(), generation_index])
 
 
-# All that are compared: tokens and lost attempts are not stored.
-_REPLY_FIELDS = tuple(field.name for field in fields(Reply) if field.compare)
+# Tokens and lost attempts are not stored; these are where they hold something.
+_OPTIONAL_REPLY_FIELDS = ("scaled_images", "answer_tokens", "log_prob")
+_REPLY_FIELDS = tuple(
+    field.name for field in fields(Reply) if field.compare or field.name in _OPTIONAL_REPLY_FIELDS
+)
 _REPLY_TYPES = {"key": str} | {name: get_type_hints(Reply)[name] for name in _REPLY_FIELDS}
-_REPLY_TYPES["scaled_images"] = list
+_REPLY_TYPES |= dict.fromkeys(_OPTIONAL_REPLY_FIELDS, list) | {"log_prob": list | None}
 _RANKED_FILE = re.compile(r"replies\.(\d+)-of-(\d+)\.jsonl")
 
 
@@ -382,14 +395,35 @@ def enumerate_replies(path: Path) -> Iterator[tuple[int, str, Reply]]:
             if not isinstance(value, _REPLY_TYPES[name]):
                 problem = f"{path}, line {line_number}: {name} cannot be {value!r:.40}"
                 raise ArtifactError(f"{problem}; remove the line to generate the reply again.")
-        row["scaled_images"] = tuple(map(str, row.get("scaled_images", ())))
-        yield line_number, row.pop("key"), Reply(**row)
+        try:
+            reply = reply_from_row(row)
+        except (TypeError, ValueError, AttributeError) as error:
+            problem = f"{path}, line {line_number}: the probabilities cannot be read ({error})"
+            raise ArtifactError(
+                f"{problem}; remove the line to generate the reply again."
+            ) from None
+        yield line_number, row["key"], reply
+
+
+def reply_from_row(row: Mapping[str, Any]) -> Reply:
+    """The reply of one row of a file of replies."""
+    values: dict[str, Any] = {name: value for name, value in row.items() if name != "key"}
+    values["scaled_images"] = tuple(map(str, row.get("scaled_images", ())))
+    values["answer_tokens"] = tuple(
+        AnswerToken(int(start), str(word), {str(w): float(p) for w, p in probabilities.items()})
+        for start, word, probabilities in row.get("answer_tokens", ())
+    )
+    if row.get("log_prob") is not None:
+        total, n_tokens = row["log_prob"]
+        values["log_prob"] = TextLogProb(float(total), int(n_tokens))
+    return Reply(**values)
 
 
 def _reply_row(key: str, reply: Reply) -> dict[str, Any]:
     row = {"key": key, **{name: getattr(reply, name) for name in _REPLY_FIELDS}}
-    if not reply.scaled_images:
-        del row["scaled_images"]
+    for name in _OPTIONAL_REPLY_FIELDS:
+        if row[name] in ((), None):
+            del row[name]
     return row
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from lingshu.core.errors import ConfigError, InputError, LingshuError
 
@@ -17,6 +17,7 @@ Role = Literal["system", "user", "assistant"]
 Access = Literal["open", "form", "credentialed", "private"]
 Status = Literal["ok", "unparsed", "refused", "empty", "multiple", "error"]
 PromptStyle = Literal["direct", "cot"]
+MAX_TOP_LOG_PROBS = 20  # of OpenAI's API; vLLM's own default limit
 STATUSES: tuple[Status, ...] = ("ok", "unparsed", "refused", "empty", "multiple", "error")
 
 
@@ -141,6 +142,26 @@ class Sampling:
 _DECODING_FIELDS = tuple(n for n in Sampling.__dataclass_fields__ if n != "num_generations")
 
 
+class AnswerToken(NamedTuple):
+    """A token of a reply that may be its answer: a letter, or a word such as yes or no.
+
+    `start` is where its `word` begins in the text. `probabilities` are those of this word and of
+    other such words at this place, given all before it, at temperature 1; the rest of the total of 1
+    belongs to other text.
+    """
+
+    start: int
+    word: str
+    probabilities: Mapping[str, float]
+
+
+class TextLogProb(NamedTuple):
+    """The natural log-probability of a text, and the number of its tokens."""
+
+    total: float
+    n_tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """An engine's reply to one sample; `text` is None exactly when `error` says why.
@@ -149,7 +170,8 @@ class Reply:
     are its tokens with the end token, if the engine knows them; reinforcement learning needs them,
     and they are never stored. `failed_attempts` counts attempts whose answer was lost, though it may
     be charged for. `scaled_images` says of each image that was shown with far fewer pixels than it
-    has, with how many.
+    has, with how many. `answer_tokens` and `log_prob`, that of the text without its end token, are
+    there if the engine knows probabilities.
     """
 
     id: str
@@ -162,6 +184,8 @@ class Reply:
     scaled_images: tuple[str, ...] = ()
     token_ids: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
     failed_attempts: int = field(default=0, compare=False, repr=False)
+    answer_tokens: tuple[AnswerToken, ...] = field(default=(), compare=False, repr=False)
+    log_prob: TextLogProb | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,7 +388,8 @@ class EngineOptions:
 
     `batch_size` and `threads` (CPU threads; None keeps the library's default) are for engines in
     this process; `concurrency`, `timeout_s` (a request) and `retries` (after the first attempt) for
-    those with an address.
+    those with an address. `top_log_probs` is how many probabilities a token comes with from an
+    address or vLLM; 0 requests none.
     """
 
     batch_size: int = 16
@@ -377,8 +402,14 @@ class EngineOptions:
     api_key: str | None = field(default=None, repr=False)
     checkpoint: CheckpointOptions = CheckpointOptions()
     vllm: VllmOptions = VllmOptions()
+    top_log_probs: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.top_log_probs <= MAX_TOP_LOG_PROBS:
+            raise ConfigError(
+                f"--top-log-probs is {self.top_log_probs}; it must be from 0 to"
+                f" {MAX_TOP_LOG_PROBS}, which is what servers give."
+            )
         for name in ("batch_size", "concurrency", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -20,15 +20,17 @@ import hashlib
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from lingshu.core.confidence import ANSWER_WORDS, answer_token, answer_word, text_log_prob
 from lingshu.core.errors import (
     EngineError,
     ImageError,
@@ -39,6 +41,7 @@ from lingshu.core.errors import (
 )
 from lingshu.core.messages import image_to_json, message_to_json
 from lingshu.core.types import (
+    AnswerToken,
     AsyncEngine,
     Engine,
     EngineOptions,
@@ -50,10 +53,11 @@ from lingshu.core.types import (
 from lingshu.engines._requests import pending_requests
 from lingshu.imaging.read import ShardReader
 from lingshu.models.generation import (
+    AnswerTokenIds,
     IncrementalDetokenizer,
     KVBatch,
     context_length,
-    decode_reply,
+    decode_with_offsets,
     encode_sample,
     model_inputs,
     prefill,
@@ -68,6 +72,7 @@ from lingshu.models.processor import IGNORE_INDEX, EncodedSample
 
 # The widest prefill, padding included: replies that are being generated wait for it.
 PREFILL_TOKENS = 8192
+MAX_MARKS = 4  # characters of a token before its word, such as a bracket
 ALREADY_ANSWERED = "the dialogue ends in an answer, so there is nothing to be answered"
 CLOSED = "the engine was closed; ask again later."
 
@@ -103,6 +108,38 @@ class PreparedSample(NamedTuple):
     encoded: EncodedSample
 
 
+@dataclass
+class _TokenEvidence:
+    """The log-probability of each token of a reply, and the probabilities of answers where a token
+    is one, by its index.
+    """
+
+    log_probs: list[float] = field(default_factory=list)
+    answers: dict[int, list[tuple[str, float]]] = field(default_factory=dict)
+
+    def add(self, log_prob: float, answers: list[tuple[str, float]] | None) -> None:
+        if answers is not None:
+            self.answers[len(self.log_probs)] = answers
+        self.log_probs.append(log_prob)
+
+    def fields(
+        self, text: str, ids: Sequence[int], offsets: Sequence[int], words: Mapping[int, str]
+    ) -> dict[str, Any]:
+        """The fields of a reply with `text`, whose tokens `ids` begin at `offsets`."""
+        tokens: list[AnswerToken] = []
+        for index, alternatives in self.answers.items():
+            if index < len(offsets):
+                word = words[ids[index]]
+                start = text.find(word, offsets[index])
+                if 0 <= start <= offsets[index] + MAX_MARKS:
+                    tokens.append(answer_token(start, word, alternatives))
+        n_tokens = sum(offset < len(text) for offset in offsets)
+        return {
+            "answer_tokens": tuple(tokens),
+            "log_prob": text_log_prob(self.log_probs[:n_tokens]),
+        }
+
+
 class HfEngine:
     """An engine over a loaded model; see the module's first lines for what it guarantees."""
 
@@ -121,6 +158,7 @@ class HfEngine:
         self.notes, self.settings = loaded.notes, loaded.settings
         self._shards = ShardReader()
         self._encode = encode or self._encode_sample
+        self._answer_ids = _answer_token_ids(loaded)
 
     def _encode_sample(self, sample: Sample) -> EncodedSample:
         return encode_sample(self.loaded, sample, self._shards)
@@ -215,18 +253,20 @@ class HfEngine:
         prompts, sample_prompts = _unique([_prompt_key(p.sample) for p in prepared])
         generations = range(sampling.num_generations)
         requests = [(p, generation) for p in prepared for generation in generations]
+        evidence = [_TokenEvidence() for _ in requests]
         tokens = decode(
             self.loaded,
             [prepared[index].encoded for index in prompts],
             [prompt for prompt in sample_prompts for _ in generations],
             sampling,
             [token_rng(sampling.seed, p.sample.id, generation) for p, generation in requests],
+            on_tokens=partial(_add_evidence, self._answer_ids, evidence),
         )
         tokenizer, stop_ids = self.loaded.processor.tokenizer, stop_token_ids(self.loaded)
         replies = []
-        for (p, generation), ids in zip(requests, tokens, strict=True):
+        for (p, generation), ids, known in zip(requests, tokens, evidence, strict=True):
             stopped = bool(ids) and ids[-1] in stop_ids
-            text = decode_reply(tokenizer, ids[:-1] if stopped else ids)
+            text, offsets = decode_with_offsets(tokenizer, ids[:-1] if stopped else ids)
             finish = "stop" if stopped else "length"
             counts = len(p.encoded), len(ids)
             replies.append(
@@ -238,9 +278,27 @@ class HfEngine:
                     *counts,
                     scaled_images=p.encoded.scaled_images,
                     token_ids=tuple(ids),
+                    **known.fields(text, ids, offsets, self._answer_ids.words),
                 )
             )
         return replies
+
+
+def _answer_token_ids(loaded: LoadedModel) -> AnswerTokenIds:
+    return AnswerTokenIds(loaded.processor.tokenizer, ANSWER_WORDS, answer_word)
+
+
+def _add_evidence(
+    answer_ids: AnswerTokenIds,
+    evidence: Sequence[_TokenEvidence],
+    rows: Sequence[int],
+    logits_BV: torch.Tensor,
+    token_ids: np.ndarray,
+) -> None:
+    """Add what the logits say of the token chosen in each row, to the evidence of its reply."""
+    log_probs, answers = answer_ids.log_probs(logits_BV, token_ids)
+    for row, log_prob in enumerate(log_probs):
+        evidence[rows[row]].add(log_prob, answers.get(row))
 
 
 @torch.inference_mode()
@@ -250,9 +308,14 @@ def decode(
     prompt_indices: Sequence[int],
     sampling: Sampling,
     rngs: Sequence[np.random.Generator],
+    *,
+    on_tokens: Callable[[Sequence[int], torch.Tensor, np.ndarray], None] | None = None,
 ) -> list[list[int]]:
     """The tokens of each reply, the end token included; `prompt_indices[i]` is the prompt of reply
     i. Each prompt is prefilled once; its keys and values are then repeated.
+
+    `on_tokens` gets, at each step, the reply of each row, the logits and the tokens chosen; rows of
+    replies that have ended are among them.
     """
     stop_ids, pad = sorted(stop_token_ids(loaded)), loaded.processor.tokens.pad_id
     kv_batch = prefill(loaded, prompts, prompt_indices)
@@ -262,6 +325,8 @@ def decode(
         next_tokens = sample_tokens(
             kv_batch.logits_BV, sampling, [rngs[row] for row in active_rows.tolist()]
         )
+        if on_tokens is not None:
+            on_tokens(active_rows.tolist(), kv_batch.logits_BV, next_tokens)
         is_active = np.array(
             [not replies[row] or replies[row][-1] not in stop_ids for row in active_rows.tolist()]
         )
@@ -332,6 +397,8 @@ class _SequenceState:
     detokenizer: IncrementalDetokenizer
     rng: np.random.Generator
     tokens: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)  # the length of the text before each token
+    evidence: _TokenEvidence = field(default_factory=_TokenEvidence)
 
 
 class ContinuousBatchingEngine:
@@ -344,6 +411,7 @@ class ContinuousBatchingEngine:
         self.model, self.digest = loaded.name, loaded.digest
         self.notes, self.settings = loaded.notes, loaded.settings
         self._loaded, self._batch_size = loaded, batch_size
+        self._answer_ids = _answer_token_ids(loaded)
         self._max_context = context_length(loaded)
         self._stop_token_ids = stop_token_ids(loaded)
         self._ready: deque[_SequenceState] = deque()
@@ -497,7 +565,10 @@ class ContinuousBatchingEngine:
     def _advance(self) -> None:
         """Generate one token in every row; the rows that end with it leave."""
         assert self._kv_batch is not None
-        token_ids = self._sample_next(self._kv_batch)
+        logits_BV = self._kv_batch.logits_BV
+        token_ids = self._sample_next(logits_BV)
+        evidence = [sequence.evidence for sequence in self._sequences]
+        _add_evidence(self._answer_ids, evidence, range(len(evidence)), logits_BV, token_ids)
         active = [
             self._on_token(sequence, int(token))
             for sequence, token in zip(self._sequences, token_ids, strict=True)
@@ -506,9 +577,8 @@ class ContinuousBatchingEngine:
         if self._kv_batch is not None:
             self._kv_batch.advance(token_ids[np.array(active)])
 
-    def _sample_next(self, kv_batch: KVBatch) -> np.ndarray:
+    def _sample_next(self, logits_BV: torch.Tensor) -> np.ndarray:
         """Sample rows of equal settings together; each row has its own random numbers."""
-        logits_BV = kv_batch.logits_BV
         by_sampling: dict[tuple[float, float], list[int]] = {}
         for row, sequence in enumerate(self._sequences):
             sampling = sequence.request.sampling
@@ -529,6 +599,7 @@ class ContinuousBatchingEngine:
         tokens.append(token)
         stopped = token in self._stop_token_ids
         if not stopped:
+            sequence.offsets.append(len(detokenizer.text))
             request.emit_text(detokenizer.add(token))
             stopped = detokenizer.stopped
         is_done = stopped or len(tokens) == request.sampling.max_tokens
@@ -545,6 +616,9 @@ class ContinuousBatchingEngine:
                     *counts,
                     scaled_images=sequence.encoded.scaled_images,
                     token_ids=tuple(tokens),
+                    **sequence.evidence.fields(
+                        detokenizer.text, tokens, sequence.offsets, self._answer_ids.words
+                    ),
                 )
             )
         return not (is_done or request.done)

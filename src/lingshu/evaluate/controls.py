@@ -3,6 +3,7 @@
 OUT/<task>/controls/blind/       replies, requests and scores, as in the folder of the task
 OUT/<task>/controls/shuffle/1/   the same, for the first other order of each item's options
 OUT/<task>/controls/wording/1/   the same, for the first paraphrase
+OUT/<task>/controls/none_of_the_above/  the same, with the right option replaced
 OUT/<task>/controls/constant/1/  scores.jsonl of the best constant answer; no model is involved
 OUT/<task>/controls/controls.json   the controls there are, and why others do not apply
 
@@ -42,7 +43,7 @@ from lingshu.evaluate.summary import Row, row_value, summarize
 from lingshu.imaging.headers import ImageFileHeader
 from lingshu.scoring import yes_no
 
-CONTROL_NAMES = ("blind", "shuffle", "constant", "wording")
+CONTROL_NAMES = ("blind", "shuffle", "constant", "wording", "none_of_the_above")
 CONTROLS = "controls"
 CONTROLS_FILE = "controls.json"
 STALE_REASON = (
@@ -94,6 +95,10 @@ def prepare(
     """The questions of every named control, in files below `folder` that the process removes."""
     controls_folder, task = folder / CONTROLS, loaded.task
     prepared = []
+
+    def apply_prompt(sample: Sample) -> Sample:
+        return task.prompt(sample, prompt_style) if task.prompt else sample
+
     for name in names:
         samples: Sequence[Sample] = loaded.samples
         perturbs: dict[str, Perturbation] = {}
@@ -102,8 +107,13 @@ def prepare(
         elif name == "shuffle":
             samples = _original_samples(loaded, controls_folder)
             perturbs = {
-                f"shuffle/{index + 1}": _shuffle(task, index, n_shuffles, seed, prompt_style)
+                f"shuffle/{index + 1}": _shuffle(index, n_shuffles, seed, apply_prompt)
                 for index in range(n_shuffles)
+            }
+        elif name == "none_of_the_above":
+            samples = _original_samples(loaded, controls_folder)
+            perturbs = {
+                name: partial(perturbations.without_right_option, apply_prompt=apply_prompt)
             }
         elif name == "wording":
             perturbs = {
@@ -146,11 +156,8 @@ def _perturbed(
 
 
 def _shuffle(
-    task: Task, index: int, n_shuffles: int, seed: int, prompt_style: PromptStyle
+    index: int, n_shuffles: int, seed: int, apply_prompt: Callable[[Sample], Sample]
 ) -> Perturbation:
-    def apply_prompt(sample: Sample) -> Sample:
-        return task.prompt(sample, prompt_style) if task.prompt else sample
-
     def perturb(sample: Sample) -> Sample | str | None:
         if len(sample.choices) < 2:
             return perturbations.NO_OPTIONS
@@ -371,7 +378,8 @@ class ControlResult:
     """The result of one control, or the `reason` for none; `excluded` counts other items.
 
     `consistency` is the share of items whose chosen option stayed the same in every order,
-    `constants` are the accuracies by answer.
+    `constants` are the accuracies by answer, `chance` is the accuracy of a guess where the right
+    option was replaced.
     """
 
     name: str
@@ -382,6 +390,13 @@ class ControlResult:
     positions: tuple[LetterPosition, ...] = ()
     constants: tuple[tuple[str, Interval], ...] = ()
     spread: ParaphraseSpread | None = None
+    chance: float | None = None
+
+    @property
+    def is_above_chance(self) -> bool:
+        """Whether the interval of a control with a known chance is wholly above it."""
+        lows = [comparison.control_accuracy.low for comparison in self.comparisons]
+        return self.chance is not None and all(low and low > self.chance for low in lows)
 
 
 def compare(
@@ -460,6 +475,17 @@ def _result(
             for label, rows in zip(labels, variants, strict=True)
         )
         result = ControlResult(name, comparisons, constants=constants)
+    elif name == "none_of_the_above":
+        sizes = [len(row["choices"]) for row in variants[0] if row["status"] != "error"]
+        chance = math.fsum(1 / size for size in sizes) / len(sizes) if sizes else None
+        by_id = {str(row["id"]): row for row in variants[0] if row["status"] != "error"}
+        pairs = [
+            (row, _with_value(row, row_value(by_id[str(row["id"])])))
+            for row in run_rows
+            if row["status"] != "error" and str(row["id"]) in by_id
+        ]
+        comparison = _compare_pairs("right option replaced", pairs, _count_errors(variants[0]))
+        result = ControlResult(name, (comparison,), chance=chance)
     else:
         result = ControlResult(name, (compare(run_rows, variants[0], name="black images"),))
     if any(comparison.n for comparison in result.comparisons):

@@ -24,8 +24,10 @@ NO_IMAGE = "no image"
 NO_OPTIONS = "no options"
 LINKED_OPTIONS = "an option refers to the others"
 OTHER_OPTION_FORMAT = "the options are not listed by their letters, or twice"
+NOT_ONE_GOLD = "several right options, or none"
 NO_PARAPHRASE = "an instruction without a paraphrase here"
 N_PARAPHRASES = 3
+NONE_OF_THE_OTHERS = {"en": "None of the other answers", "zh": "其他选项都不对"}
 _MAX_ATTEMPTS = 1000  # until enough orders differ; an item of three options has five others
 # "Both A and B", "A, C", "All of the above": in another order they would mean something else.
 _LINKED_OPTION = re.compile(
@@ -108,6 +110,38 @@ def shuffle_options(
         return LINKED_OPTIONS
     choices = tuple(sample.choices[index] for index in order)
     letters = {LETTERS[old]: LETTERS[new] for new, old in enumerate(order)}
+    gold = sample.gold and tuple(letters.get(letter, letter) for letter in sample.gold)
+    return _replace_options(sample, choices, gold, apply_prompt)
+
+
+def without_right_option(sample: Sample, apply_prompt: Callable[[Sample], Sample]) -> Sample | str:
+    """The sample, as its task yields it, without its right option: "None of the other answers" is
+    among the others instead, and right.
+
+    Its position depends on the id alone, so that it says nothing of the answer.
+    """
+    n_options = len(sample.choices)
+    if n_options < 2:
+        return NO_OPTIONS
+    if any(_LINKED_OPTION.search(choice) for choice in sample.choices):
+        return LINKED_OPTIONS
+    gold = sample.gold or ()
+    if len(gold) != 1 or gold[0] not in [*LETTERS[:n_options]]:
+        return NOT_ONE_GOLD
+    others = [text for i, text in enumerate(sample.choices) if i != LETTERS.index(gold[0])]
+    id_hash = hashlib.sha256(f"none/{sample.id}".encode()).digest()
+    position = int.from_bytes(id_hash[:4], "big") % n_options
+    is_chinese = bool(re.search("[\u4e00-\u9fff]", "".join(sample.choices) or sample.question))
+    others.insert(position, NONE_OF_THE_OTHERS["zh" if is_chinese else "en"])
+    return _replace_options(sample, tuple(others), (LETTERS[position],), apply_prompt)
+
+
+def _replace_options(
+    sample: Sample,
+    choices: tuple[str, ...],
+    gold: tuple[str, ...] | None,
+    apply_prompt: Callable[[Sample], Sample],
+) -> Sample | str:
     old_options, new_options = (
         with_choices("", options).strip("\n") for options in (sample.choices, choices)
     )
@@ -116,7 +150,6 @@ def shuffle_options(
         part.replace(old_options, new_options) if isinstance(part, str) else part
         for part in turn.parts
     )
-    gold = sample.gold and tuple(letters.get(letter, letter) for letter in sample.gold)
     messages = (*sample.messages[:-1], Message(turn.role, parts))
     prompted = apply_prompt(replace(sample, choices=choices, gold=gold, messages=messages))
     question = prompted.question

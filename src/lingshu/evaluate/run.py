@@ -166,7 +166,7 @@ class EvalConfig:
     no_thumbnails: bool = False
     "Keep no small images for the report, and remove those of an earlier run in OUT."
     controls: str | None = None
-    "Repeat the task under other conditions: blind, shuffle, constant, wording, comma-separated."
+    "Repeat the task under other conditions: blind, shuffle, constant, wording, none_of_the_above, comma-separated."
     n_shuffles: int = 3
     "Number of other option orders in which the control shuffle presents each item."
     checkpoint: Annotated[CheckpointOptions, Parameter(name="*")] = field(

@@ -13,7 +13,15 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lingshu.core.artifacts import SCORES, enumerate_replies, reply_files, score_row, write_scores
+from lingshu.core.artifacts import (
+    SCORES,
+    enumerate_replies,
+    reply_files,
+    reply_from_row,
+    score_row,
+    write_scores,
+)
+from lingshu.core.confidence import read_confidence
 from lingshu.core.errors import ArtifactError, InputError, describe_error, one_line
 from lingshu.core.files import enumerate_jsonl, enumerate_offsets, sha256_file, write_json
 from lingshu.core.types import MetricResult, Reply, Sample, Score, Scorer, Task
@@ -79,7 +87,9 @@ def score(
             for index, sample in enumerate(samples):
                 reply = replies.get(keys.get(sample.id))
                 fields = {"protocol": protocol} | passthrough_fields(task, sample, reply)
-                row = score_row(sample.id, score_reply(scorers[protocol], sample, reply), fields)
+                result = score_reply(scorers[protocol], sample, reply)
+                fields |= confidence_fields(scorers[protocol], sample, reply, result)
+                row = score_row(sample.id, result, fields)
                 if results and protocol == STRICT:
                     row["metrics"] = sample_values(results, index)
                 n_errors += count_failed([row])
@@ -139,6 +149,25 @@ def score_reply(scorer: Scorer, sample: Sample, reply: Reply | None) -> Score:
     return Score(None, "error", note=note)
 
 
+def confidence_fields(
+    scorer: Scorer, sample: Sample, reply: Reply | None, score: Score
+) -> dict[str, Any]:
+    """The fields of a scores row for the confidence in the answer of `score`; none where unknown."""
+
+    def read(text: str) -> Score:
+        try:
+            return scorer(sample, text)
+        except (
+            Exception
+        ):  # a beginning of the reply that anyone's scorer cannot take reads as nothing
+            return Score(None, "unparsed")
+
+    confidence = None if reply is None else read_confidence(reply, score, read)
+    if confidence is None:
+        return {}
+    return {"confidence": confidence.value, "confidence_method": confidence.method}
+
+
 def final_score(score: Score, finish: str | None) -> Score:
     """The score of a reply that ended so: one truncated at max_tokens (`finish` "length") counts only
     if it had declared its answer.
@@ -188,5 +217,4 @@ class ReplyIndex(RowIndex):
 
     def get(self, key: str | None) -> Reply | None:
         row = self.row(key)
-        fields = {name: value for name, value in row.items() if name != "key"} if row else None
-        return Reply(**fields) if fields else None
+        return reply_from_row(row) if row else None

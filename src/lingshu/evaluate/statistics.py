@@ -152,6 +152,19 @@ def _clustered_variance(values: Sequence[float], groups: Sequence[Hashable], mea
     return max(linearized, (linearized + correlated) / 2, of_items)
 
 
+def clustered_standard_error(
+    influences: Sequence[float], groups: Sequence[Hashable]
+) -> float | None:
+    """The standard error of a statistic from the influence of each item on it, by linearization over
+    whole groups; None with a single group.
+    """
+    sums, sizes = group_sums(influences, groups)
+    n_groups = len(sizes)
+    if n_groups < 2:
+        return None
+    return math.sqrt(float((sums**2).sum()) * n_groups / (n_groups - 1))
+
+
 def student_t_95(degrees: int) -> float:
     """The 97.5% point of Student's distribution (Abramowitz and Stegun 26.7.5 beyond the table)."""
     if degrees <= len(T_95):

@@ -37,7 +37,7 @@ from lingshu.scoring.rubric import NEEDS_JUDGE
 STRICT = "strict"
 DEFAULT_FACETS = ("kind", "lang", "language")
 REPORT_FILES = (REPORT_JSON, REPORT_MD, REPORT_HTML)
-ROW_FIELDS = ("value", "status", "group", "truncated", "gold", "kind")
+ROW_FIELDS = ("value", "status", "group", "truncated", "gold", "kind", "confidence", "confidence_method")  # fmt: skip
 
 
 @dataclass(frozen=True)

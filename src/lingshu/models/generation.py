@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -30,6 +30,8 @@ MASKED_LOGIT = -1e9
 SCALED_SHARE = 0.9
 # What a decoder writes for bytes that are not a character, or not all of one yet.
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+# After these an answer may have another token: a space or a bracket joins it, SentencePiece has two.
+_ANSWER_PREFIXES = ("", " ", "(", " (", "\n", "**", '"', "[", ":")
 
 
 def encode_sample(loaded: LoadedModel, sample: Sample, shards: ShardReader) -> EncodedSample:
@@ -238,6 +240,43 @@ def sample_tokens(
     return order_BV.gather(1, _inverse_cdf(nucleus_BV, uniform_B1)).squeeze(1).cpu().numpy()
 
 
+class AnswerTokenIds:
+    """The tokens of a tokenizer that may be an answer by themselves, such as B, (B, yes and No."""
+
+    def __init__(self, tokenizer: Any, words: Iterable[str], word_of: Callable[[str], str | None]):
+        """`word_of` gives the word that a token's text is, None for other text."""
+        ids: dict[int, str] = {}
+        for word in sorted(words):
+            for form in {word, word.upper(), word.capitalize()}:
+                for prefix in _ANSWER_PREFIXES:
+                    token_ids = tokenizer.encode(prefix + form, add_special_tokens=False)
+                    if token_ids and word_of(tokenizer.decode(token_ids[-1:])) == form:
+                        ids[token_ids[-1]] = form
+        self.words = ids
+        self._ids_K = torch.tensor(sorted(ids), dtype=torch.long)
+
+    def log_probs(
+        self, logits_BV: torch.Tensor, token_ids: np.ndarray
+    ) -> tuple[list[float], dict[int, list[tuple[str, float]]]]:
+        """The natural log-probability of the token chosen in each row, and for the rows whose token
+        may be an answer the probability of every such token with its word.
+        """
+        logits_BV = logits_BV.float()
+        total_B = logits_BV.logsumexp(-1)
+        chosen_B1 = torch.from_numpy(token_ids).to(logits_BV.device)[:, None]
+        chosen = (logits_BV.gather(1, chosen_B1)[:, 0] - total_B).tolist()
+        rows = [row for row, token in enumerate(token_ids.tolist()) if token in self.words]
+        if not rows:
+            return chosen, {}
+        ids_K = self._ids_K = self._ids_K.to(logits_BV.device)
+        probabilities_RK = (logits_BV[rows][:, ids_K] - total_B[rows][:, None]).exp().tolist()
+        words = [self.words[token] for token in ids_K.tolist()]
+        return chosen, {
+            row: list(zip(words, values, strict=True))
+            for row, values in zip(rows, probabilities_RK, strict=True)
+        }
+
+
 def _inverse_cdf(probs_BV: torch.Tensor, uniform_B1: torch.Tensor) -> torch.Tensor:
     """The first index where the cumulative sum reaches the uniform share of its total."""
     cumulative_BV = probs_BV.cumsum(-1)
@@ -318,13 +357,15 @@ def reply_detokenizer(tokenizer: Any, stop: Sequence[str] = ()) -> IncrementalDe
     )
 
 
-def decode_reply(tokenizer: Any, token_ids: Sequence[int]) -> str:
-    """The text of a whole reply, equal to that of its pieces where it is streamed."""
+def decode_with_offsets(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, list[int]]:
+    """The text of a whole reply, and its length before each token."""
     detokenizer = reply_detokenizer(tokenizer)
+    offsets: list[int] = []
     for token in token_ids:
+        offsets.append(len(detokenizer.text))
         detokenizer.add(token)
     detokenizer.flush()
-    return detokenizer.text
+    return detokenizer.text, offsets
 
 
 def _suffix_overlap(buffer: str, text: str) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from lingshu.core.artifacts import REPORT_HTML, REPORT_JSON, REPORT_MD
 from lingshu.core.files import atomic_file, update_manifest, write_json, write_text
 from lingshu.evaluate import compare, published
+from lingshu.evaluate.calibration import calibration
 from lingshu.evaluate.controls import read_controls
 from lingshu.evaluate.judgments import JUDGE
 from lingshu.evaluate.report import render
@@ -95,6 +96,7 @@ def task_report(task: ScoredTask) -> TaskReport:
         },
         metrics=task.metrics,
         judge_result=task.judge_result,
+        calibration=calibration(rows),
     )
 
 

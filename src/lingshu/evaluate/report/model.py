@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lingshu.core.stats import Interval
+from lingshu.evaluate.calibration import Calibration
 from lingshu.evaluate.compare import RunComparison
 from lingshu.evaluate.controls import ControlResult
 from lingshu.evaluate.judgments import JudgeResult
@@ -32,7 +33,7 @@ class TaskReport:
 
     Those are under `protocol`, the leading one; `protocols` has the others by name, and `excluded`
     names the scores that could not be shown with them. `metrics` are over all replies at once,
-    under no protocol.
+    under no protocol. `calibration` is None where no reply has a confidence.
     """
 
     name: str
@@ -51,6 +52,7 @@ class TaskReport:
     metrics: tuple[MetricRow, ...] = ()
     judge_result: JudgeResult | None = None
     controls: tuple[ControlResult, ...] = ()
+    calibration: Calibration | None = None
 
     @property
     def all_protocols(self) -> dict[str, ProtocolReport]:

@@ -116,6 +116,9 @@ def environment(*, is_html: bool) -> Environment:
         ],
         "interval": interval_text,
         "markdown": _escape_markdown,
+        "number_interval": lambda interval: (
+            "–" if interval.low is None else f"{interval.low:.3f} to {interval.high:.3f}"
+        ),
         "number": lambda value, digits=4: "–" if value is None else f"{value:.{digits}f}",
         "p_value": _p_value,
         "pairs": pairs,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lingshu.core.artifacts import iterate_scores
+from lingshu.evaluate.calibration import confidence_of
 from lingshu.evaluate.generate import REQUESTS
 from lingshu.evaluate.report.model import EvaluationReport, TaskReport
 from lingshu.evaluate.spool import RowIndex
@@ -150,7 +151,8 @@ class Browser:
             if isinstance(part, Mapping)
         ]
         score = {"outcome": outcome(row), "value": row["value"]}
-        return score | _non_empty({**texts, "criteria": criteria})
+        known = {"criteria": criteria, "confidence": confidence_of(row)}
+        return score | _non_empty({**texts, **known})
 
     def _text(self, value: object) -> str | None:
         """Text for the page; of a long one its beginning and its end, which usually has the answer."""

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from lingshu.cli import log
 from lingshu.cli.main import main
-from lingshu.core import log
 
 
 @pytest.fixture(autouse=True)
