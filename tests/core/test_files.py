@@ -21,6 +21,7 @@ from lingshu.core.files import (
     digest,
     enumerate_jsonl,
     enumerate_offsets,
+    output_lock,
     read_json,
     read_jsonl,
     read_line,
@@ -283,3 +284,59 @@ def test_a_number_too_large_for_a_float_is_no_json(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"a": 1e400}\n')
     with pytest.raises(InputError, match="too large for a number"):
         list(read_jsonl(tmp_path / "rows.jsonl"))
+
+
+@pytest.mark.parametrize("write", [lambda p: write_json(p, {"a": 1}), lambda p: write_folder(p)])
+def test_what_a_killed_process_left_behind_is_removed_by_the_next(tmp_path: Path, write) -> None:
+    path = tmp_path / "out"
+    write(path)
+    unbroken = names(tmp_path)
+    if path.is_dir():
+        (tmp_path / ".out.tmp").mkdir()
+        (tmp_path / ".out.tmp" / "half").write_text("x")
+        (tmp_path / ".out.tmp.lock").touch()
+    else:
+        (tmp_path / ".out.tmp").write_text("a much longer text than the next one")
+    write(path)
+    assert names(tmp_path) == unbroken
+
+
+def write_folder(path: Path) -> None:
+    with atomic_folder(path) as folder:
+        write_json(folder / "run.json", {})
+
+
+def test_a_replacement_that_was_killed_half_way_is_undone(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    write_folder(path)
+    path.rename(tmp_path / ".out.old")
+    with pytest.raises(ZeroDivisionError), atomic_folder(path):
+        assert (path / "run.json").is_file()
+        raise ZeroDivisionError
+    assert (path / "run.json").is_file()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_second_writer_of_one_output_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    for first, second in ((output_lock, output_lock), (atomic_folder, atomic_folder)):
+        with (
+            first(path),
+            pytest.raises(StorageError, match="out is being written by another process"),
+            second(path),
+        ):
+            pass
+    with output_lock(path), atomic_folder(path) as folder:
+        write_json(folder / "run.json", {})
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_two_writers_of_one_file_both_finish(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with atomic_file(path) as first:
+        first.write_text("first")
+        with atomic_file(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert not list(tmp_path.glob(".*"))

@@ -7,7 +7,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from lingshu.cli.options import Flat, ModelOptions, SamplingOptions, print_warnings
+from lingshu.cli.options import (
+    Flat,
+    ModelOptions,
+    SamplingOptions,
+    locks_output,
+    print_warnings,
+)
 from lingshu.core.errors import InputError, suggest_name
 from lingshu.core.files import atomic_folder, sha256_bytes, write_json, write_manifest
 from lingshu.core.run_card import RunCard, write_run_card
@@ -61,6 +67,7 @@ class DraftSampling(SamplingOptions):
     max_tokens: int = 1024
 
 
+@locks_output
 def draft(
     model: str,
     *files: Path,

@@ -8,7 +8,9 @@ an interpreter. Exit codes: 0 done, 1 finished with failures that the output cou
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from typing import Annotated
@@ -115,6 +117,7 @@ def build_app() -> App:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a bug keeps its traceback."""
     try:
+        _stop_at_sigterm()
         result = build_app().meta(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
     except CycloptsError as error:
@@ -135,6 +138,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return EXIT_BUG
     return result if isinstance(result, int) else 0
+
+
+def _stop_at_sigterm() -> None:
+    """SIGTERM stops a verb as SIGINT does, so that it removes its temporary files."""
+    is_default = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if is_default and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _print_error(message: str) -> int:

@@ -17,16 +17,20 @@ differs in a verb is subclassed there: a default instance only says what the hel
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar, cast
 
 from cyclopts import Parameter
 
+from lingshu.core.files import output_lock
 from lingshu.core.types import CheckpointOptions, DataPolicy, EngineOptions, Sampling, VllmOptions
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Flat = Annotated[T, Parameter(name="*")]
 
 
@@ -69,6 +73,17 @@ class SamplingOptions:
 
     def sampling(self) -> Sampling:
         return Sampling(self.max_tokens, self.temperature, seed=self.seed)
+
+
+def locks_output(verb: Callable[P, int]) -> Callable[P, int]:
+    """A verb that one process at a time runs on the same --out; a second one is refused."""
+
+    @functools.wraps(verb)
+    def locked(*args: P.args, **kwargs: P.kwargs) -> int:
+        with output_lock(cast("Path", kwargs["out"])):
+            return verb(*args, **kwargs)
+
+    return locked
 
 
 def print_warnings(lines: Iterable[str]) -> None:

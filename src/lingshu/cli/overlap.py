@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from lingshu.cli.options import Flat
+from lingshu.cli.options import Flat, locks_output
 from lingshu.core import registry
 from lingshu.core.artifacts import DATASET_CARD, dataset_digest
 from lingshu.core.config import to_plain
@@ -39,6 +39,7 @@ class OverlapConfig:
     "Bits of 256 in which the perceptual hashes of near images may differ, 0 to 31."
 
 
+@locks_output
 def overlap(
     *train: str,
     against: Annotated[tuple[str, ...], Parameter(consume_multiple=True)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from lingshu.cli.options import Flat, print_warnings
 from lingshu.core.artifacts import REPORT_HTML
 from lingshu.core.errors import InputError
+from lingshu.core.files import output_lock
 from lingshu.evaluate import uncontaminated
 from lingshu.evaluate.report import build
 from lingshu.evaluate.report.model import EvaluationReport, TaskReport
@@ -49,14 +51,21 @@ def report(*runs: Path, config: Flat[ReportConfig] = ReportConfig()) -> int:
             "--overlap-kinds is given without overlaps; name their file with --exclude-overlaps"
             " OVERLAPS."
         )
-    # All is read and compared before anything is written: a wrong --against leaves the reports as
-    # they are.
+    with contextlib.ExitStack() as locks:
+        for run in dict.fromkeys(runs):
+            locks.enter_context(output_lock(run))
+        return _report(runs, config)
+
+
+def _report(runs: Sequence[Path], config: ReportConfig) -> int:
     kinds = uncontaminated.parse_kinds(config.overlap_kinds)
     overlaps = None
     if config.exclude_overlaps is not None:
         overlaps = uncontaminated.read_overlaps(config.exclude_overlaps)
     is_paper = (config.against or "paper").partition(":")[0] == "paper"
     other_run = None if is_paper else Path(str(config.against))
+    # All is read and compared before anything is written: a wrong --against leaves the reports as
+    # they are.
     reports = [
         build.build(run, against=config.against, overlaps=overlaps, kinds=kinds) for run in runs
     ]

@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,33 +83,103 @@ def sync_file(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path next to `path`; on success it is synced and renamed, else removed."""
+    """A temporary path next to `path`; on success it is synced and renamed, else removed.
+
+    Its name is always the same and it is locked, so that the next run of a killed one writes over
+    what that left behind.
+    """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Process ids repeat between machines that share a disk.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        temporary = path.with_name(f".{path.name}.tmp")
+        handle = _try_lock(temporary)
+        if handle is None:
+            # Another process writes the same file: the last one to finish counts. Process ids
+            # repeat between machines that share a disk.
+            temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        is_complete = False
         try:
+            if handle is not None:
+                os.ftruncate(handle, 0)
             yield temporary
             sync_file(temporary)
             os.replace(temporary, path)
+            is_complete = True
             sync_folder(path.parent)
         finally:
-            temporary.unlink(missing_ok=True)
+            if not is_complete:
+                temporary.unlink(missing_ok=True)
+            if handle is not None:
+                os.close(handle)
+
+
+def _try_lock(path: Path) -> int | None:
+    """A handle of `path`, made if it is missing and locked; None while another process has it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its owner may have renamed or removed it before this process had the lock.
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        except FileNotFoundError:
+            pass
+        except OSError:  # locked, or a disk without locks
+            os.close(handle)
+            return None
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def output_lock(path: Path) -> Iterator[None]:
+    """Refuse a second process that writes the same file or folder at the same time.
+
+    Raises:
+        StorageError: another process does, or the disk refused.
+    """
+    path = path.absolute()
+    with _locked(path.with_name(f".{path.name}.lock"), path):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(lock: Path, path: Path) -> Iterator[None]:
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = _try_lock(lock)
+    if handle is None:
+        problem = f"{path} is being written by another process"
+        raise StorageError(f"{problem}; wait for it to end, or choose another --out.")
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that takes the name `path` on success, replacing an older artifact.
 
+    One process at a time: the next run of a killed one removes what that left behind.
+
     Raises:
-        StorageError: the disk refused, or `path` is something that lingshu did not write.
+        StorageError: the disk refused, another process writes the same folder, or `path` is
+            something that lingshu did not write.
     """
-    if path.exists() and not _is_replaceable(path):
-        problem = f"{path} exists and is not an artifact of an earlier run"
-        raise StorageError(f"{problem}; choose another --out, or move it away.")
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    names = (f".{path.name}.{suffix}" for suffix in ("tmp", "old", "tmp.lock"))
+    temporary, backup, lock = map(path.with_name, names)
+    with storage_errors(path), _locked(lock, path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        if backup.exists():
+            # A kill between the two renames below, or before the removal.
+            shutil.rmtree(backup) if path.exists() else backup.rename(path)
+        if path.exists() and not _is_replaceable(path):
+            problem = f"{path} exists and is not an artifact of an earlier run"
+            raise StorageError(f"{problem}; choose another --out, or move it away.")
+        temporary.mkdir(mode=0o700)
         try:
             yield temporary
             for file in temporary.rglob("*"):
@@ -118,14 +187,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                     sync_file(file)
             temporary.chmod(0o755)
             if path.exists():
-                # A kill between the renames leaves the older folder under a hidden name, never a
-                # mixture.
-                backup = temporary.with_suffix(".old")
                 path.rename(backup)
-                temporary.rename(path)
-                shutil.rmtree(backup)
-            else:
-                temporary.rename(path)
+            temporary.rename(path)
+            shutil.rmtree(backup, ignore_errors=True)
             sync_folder(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
