@@ -7,12 +7,13 @@ an interpreter. Exit codes: 0 done, 1 finished with failures that the output cou
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
@@ -117,8 +118,8 @@ def build_app() -> App:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a bug keeps its traceback."""
     try:
-        _stop_at_sigterm()
-        result = build_app().meta(sys.argv[1:] if argv is None else list(argv))
+        with _stopped_by_sigterm():
+            result = build_app().meta(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
     except CycloptsError as error:
         return _print_error(_parse_message(error))
@@ -140,11 +141,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _stop_at_sigterm() -> None:
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
     """SIGTERM stops a verb as SIGINT does, so that it removes its temporary files."""
     is_default = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if is_default and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    else:
+        yield
 
 
 def _print_error(message: str) -> int:
