@@ -3,6 +3,7 @@ about.
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from lingshu.core.artifacts import write_scores
 from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.files import read_json
 from lingshu.evaluate.report import build
-from lingshu.evaluate.report.model import EvaluationReport
+from lingshu.evaluate.report.model import EvaluationReport, TaskReport
 from lingshu.evaluate.summary import by_facet, summarize
 from lingshu.scoring.protocols.table import quirks
 from lingshu.scoring.rubric import NEEDS_JUDGE
@@ -341,3 +342,16 @@ def test_markdown_in_data_is_shown_and_not_followed(tmp_path):
     assert "| \\!\\[x\\](http://a.example) \\\\\\!\\[y\\](z) |" in build.as_markdown(
         evaluation_report
     )
+
+
+def test_control_characters_of_data_are_visible_escapes() -> None:
+    summary = summarize([{"id": "a", "value": 1.0, "status": "ok"}])
+    text = build.as_text(
+        build.assemble("m\x1b[2J\u202e", [TaskReport("t", summary, {}, title="a\x07b\x9b")])
+    )
+    markdown = build.as_markdown(
+        build.assemble("m\x1b[2J\u202e", [TaskReport("t", summary, {}, title="a\x07b\x9b")])
+    )
+    for shown in (text, markdown):
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", shown)
+        assert "u0007b" in shown

@@ -205,6 +205,27 @@ def test_every_request_needs_a_token() -> None:
         run(work)
 
 
+def test_a_session_belongs_to_the_key_that_opened_it() -> None:
+    other = {"Authorization": "Bearer another-token-of-a-length"}
+    with (
+        http_server(setup(REPORT), tokens=("another-token-of-a-length", TOKEN)) as port,
+        contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection,
+    ):
+
+        def status(method: str, headers: dict[str, str]) -> tuple[int, str | None]:
+            body = INITIALIZE_BODY if method == "POST" else None
+            connection.request(method, "/mcp", body, {**HEADERS, **headers})
+            response = connection.getresponse()
+            response.read()
+            return response.status, response.headers.get("mcp-session-id")
+
+        opened, name = status("POST", BEARER)
+        assert (opened, name is not None) == (200, True)
+        named = {"Mcp-Session-Id": str(name)}
+        assert status("DELETE", {**named, **other})[0] == 404
+        assert status("DELETE", {**named, "Authorization": f"bearer  {TOKEN} "})[0] == 200
+
+
 def test_beyond_this_machine_only_the_given_host_names_are_answered() -> None:
     with http_server(setup(REPORT), tokens=(TOKEN,), hosts=("pacs.hospital.example",)) as port:
         assert post(port, Host="pacs.hospital.example", **BEARER) == 200

@@ -1,7 +1,7 @@
 """`lingshu mcp` over HTTP: the SDK's application behind the security of `lingshu serve`.
 
 serve/security.py checks Host and Origin on a loopback address, tokens everywhere, and bounds bodies;
-beyond this machine the SDK checks Host and Origin against the names that the operator gave.
+a session belongs to the key that opened it; beyond this machine the SDK checks Host and Origin against the names that the operator gave.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 
+from lingshu.core.files import sha256_bytes
 from lingshu.serve.http import create_uvicorn_server
 from lingshu.serve.security import App, Body, Limits, Receive, Scope, SecurityMiddleware, Send
 
@@ -61,6 +64,12 @@ def with_complete_body(app: App) -> App:
             return
         if scope["path"] in PATH_ALIASES:
             scope = {**scope, "path": MCP_PATH, "raw_path": MCP_PATH.encode()}
+        # The SDK refuses a session to anyone but the user who opened it: here the holder of a key.
+        key = dict(scope["headers"]).get(b"authorization", b"")
+        owner = AccessToken(
+            token="", client_id=sha256_bytes(key.partition(b" ")[2].strip()), scopes=[]
+        )
+        scope = {**scope, "user": AuthenticatedUser(owner)}
         body: Body = scope["state"]["body"]
         # Only in the list: a reply may be streamed long after its request has been read.
         pending = [{"type": "http.request", "body": await body.read(), "more_body": False}]

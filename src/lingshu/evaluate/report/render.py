@@ -64,14 +64,14 @@ def iterate_page(
 def render_markdown(template: str, *, title: str, **values: Any) -> str:
     names = {"title": title, "lead": DISCLAIMER, "macros": "macros.md.j2"}
     text = environment(is_html=False).get_template(template).render(names | values)
-    text = re.sub(r"^ +| +$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^ +| +$", "", _visible(text), flags=re.MULTILINE)
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
 
 
 def render_text(template: str, **values: Any) -> str:
     """A terminal's view: tables with aligned columns."""
     names = {"macros": "macros.txt.j2"}
-    text = environment(is_html=False).get_template(template).render(names | values)
+    text = _visible(environment(is_html=False).get_template(template).render(names | values))
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
 
 
@@ -184,6 +184,14 @@ def _by_value(pairs: Sequence[tuple[str, str]], label: str) -> str:
         return f"{label}: {next(iter(names))}."
     groups = (f"{value}: {', '.join(dict.fromkeys(group))}" for value, group in names.items())
     return f"{label}: {'; '.join(groups)}."
+
+
+# All but newlines and tabs: a terminal obeys control characters, and those of direction hide text.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def _visible(text: str) -> str:
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 _MARKDOWN_ESCAPES = str.maketrans({"<": "&lt;"} | {char: f"\\{char}" for char in "\\|[]!"})
