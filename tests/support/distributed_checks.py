@@ -7,9 +7,11 @@ from __future__ import annotations
 import copy
 import resource
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +21,16 @@ from torch import distributed
 from lingshu.core import config as configuration
 from lingshu.core.errors import ArtifactError, StorageError
 from lingshu.core.types import Message
+from lingshu.models.model_spec import TinyModel
 from lingshu.models.processor import EncodedSample, Processor
+from lingshu.models.specs import load_shapes
 from lingshu.train.checkpoint import list_states
 from lingshu.train.config import LearningRates, Objective, Sharding, Stage, TrainConfig
 from lingshu.train.distributed import DistributedContext, full_state_dict, init_distributed
+from lingshu.train.estimate import estimate_communication
 from lingshu.train.loop import StopRequested, train
 from lingshu.train.step import Trainer, build_trainer
-from tests.support.tiny import FAMILIES, REPRESENTATIVES, make_image, tiny
+from tests.support.tiny import FAMILIES, REPRESENTATIVES, SMALL, make_image, tiny
 
 STAGE = Stage(
     "x",
@@ -165,6 +170,55 @@ def half_precision(dist_context: DistributedContext, folder: Path) -> None:
         assert {p.dtype for p in sharded.model.parameters()} == {torch.float32}
 
 
+def hybrid(dist_context: DistributedContext, folder: Path) -> None:
+    """Two copies of the model over two processes each: the losses of one process, and as many bytes
+    as the plan computes, whatever the number of micro-batches.
+    """
+    del folder
+    sizes: Counter[str] = Counter()
+    for kind in ("all_gather_single", "reduce_scatter_single", "all_reduce"):
+        count_bytes(kind, sizes)
+    model, processor = tiny("qwen2_5_vl")
+    spec = TinyModel(family="qwen2_5_vl", vocab_size=len(processor.tokenizer), **SMALL)
+    for micro_batches in (1, 2):
+        stage = replace(STAGE, batch=4 * micro_batches)
+        single = build_trainer(
+            copy.deepcopy(model), processor, stage, device=dist_context.device, bfloat16=True
+        )
+        sharded = build_trainer(
+            copy.deepcopy(model), processor, stage,
+            device=dist_context.device, bfloat16=True,
+            dist_context=dist_context, sharding=Sharding(shard_size=2),
+        )  # fmt: skip
+        batch = [[sample(processor, i, has_image=True)] for i in range(stage.batch)]
+        expected = single.step(batch, 0, 10)
+        mine = dist_context.shard_batch(batch, 1)
+        sizes.clear()
+        result = sharded.step(mine, 0, 10)
+        assert result.loss == pytest.approx(expected.loss, rel=2e-3)
+        assert result.norm == pytest.approx(expected.norm, rel=3e-2)
+        plan = estimate_communication(
+            stage, load_shapes(spec), 4, shards=2, micro_batches=micro_batches, reduces_once=True
+        )
+        assert sizes["all_gather_single"] == plan.gathered, (sizes, plan)
+        assert sizes["reduce_scatter_single"] == plan.scattered, (sizes, plan)
+        # In addition to the gradients a few numbers are summed.
+        assert 0 <= sizes["all_reduce"] - plan.summed < 200, (sizes, plan)
+
+
+def count_bytes(kind: str, sizes: Counter[str]) -> None:
+    """Count the bytes of the whole tensor of a collective: what is gathered, or is to be scattered."""
+    inner = getattr(distributed, kind)
+
+    def counted(*tensors: torch.Tensor, **options: Any) -> Any:
+        named = [options[name] for name in ("output", "input", "output_tensor") if name in options]
+        largest = max((t for t in (*tensors, *named) if isinstance(t, torch.Tensor)), key=len)
+        sizes[kind] += largest.numel() * largest.element_size()
+        return inner(*tensors, **options)
+
+    setattr(distributed, kind, counted)
+
+
 def runs(dist_context: DistributedContext, folder: Path) -> None:
     """Whole runs: unbroken, stopped by one process and resumed, started by one process
     and resumed by several.
@@ -248,7 +302,16 @@ def read_config(folder: Path) -> TrainConfig:
 
 CHECKS = {
     check.__name__: check
-    for check in (steps, non_finite_steps, half_precision, runs, faults, adapters, validation)
+    for check in (
+        steps,
+        non_finite_steps,
+        half_precision,
+        hybrid,
+        runs,
+        faults,
+        adapters,
+        validation,
+    )
 }
 
 if __name__ == "__main__":

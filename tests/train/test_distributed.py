@@ -41,10 +41,11 @@ def torchrun(*command: str, processes: int = 2) -> list[str]:
     ]
 
 
-def check(names: str, folder: Path, *, limit_s: float = 270) -> None:
-    """Run checks of ranks.py in two processes; a hang is an error, too."""
+def check(names: str, folder: Path, *, processes: int = 2, limit_s: float = 270) -> None:
+    """Run checks of ranks.py in some processes; a hang is an error, too."""
+    command = ("-m", "tests.support.distributed_checks", names, str(folder))
     process = subprocess.Popen(
-        torchrun("-m", "tests.support.distributed_checks", names, str(folder)), cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        torchrun(*command, processes=processes), cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
@@ -132,6 +133,11 @@ def test_a_full_disk_and_a_damaged_file_of_one_process_are_reported_by_all(
     check("faults", training_runs)
     assert losses(training_runs / "faulty") == losses(training_runs / "two")
     assert sha256_file(training_runs / "faulty" / LAST) == sha256_file(training_runs / "two" / LAST)
+
+
+@pytest.mark.slow
+def test_two_copies_of_two_shards_move_as_many_bytes_as_planned(tmp_path: Path) -> None:
+    check("hybrid", tmp_path, processes=4)
 
 
 @pytest.mark.slow

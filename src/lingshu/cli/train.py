@@ -203,11 +203,21 @@ def _gpu_lines(stage: StageEstimate, estimate: GpuEstimate, mfu: float) -> Itera
         fits = "does NOT fit; no number of them would be enough"
     else:
         fits = f"does NOT fit; {estimate.min_gpus} of them would be enough"
+        if estimate.min_gpus > stage.shards(estimate.min_gpus):
+            fits += f" with sharding.shard_size={estimate.min_gpus}"
     used, available = estimate.bytes / 1e9, estimate.gpu.memory_bytes / 1e9
     yield (
         f"{estimate.gpus} x {estimate.gpu.name}: {time} at an MFU of {mfu:g}; {fits}: at most"
         f" {used:.1f} of {available:.0f} GB"
     )
+    if estimate.gpus > 1:
+        sent = stage.communication(estimate.gpus, estimate.gpu.memory_bytes)
+        inside = (sent.gathered + sent.scattered) / 1e9
+        yield (
+            f"computed, not measured: an update moves {inside:,.1f} GB through each GPU among"
+            f" {stage.shards(estimate.gpus)} that share a copy, {sent.summed / 1e9:,.1f} GB between"
+            " copies"
+        )
     if estimate.busy_gpus < estimate.gpus:
         yield f"the batch gives work to only {estimate.busy_gpus} of them"
     if stage.samples_per_sequence == 1.0 and stage.mean.tokens < MIN_EFFICIENT_TOKENS:
@@ -222,7 +232,8 @@ def _assumptions(config: TrainConfig, run: RunEstimate) -> Iterator[str]:
     if config.sharding.activation_checkpointing:
         activations = "recomputed"
     yield (
-        "Memory is an upper estimate: 16 bytes per trained parameter, 4 per frozen one, blocks"
+        "Memory is an upper estimate: 16 bytes per trained parameter, 4 per frozen one (2 or less"
+        " under LoRA, see lora.base), blocks"
         " gathered in turn, every sequence"
     )
     yield f"full, activations {activations}. A card counts as full at 90%."

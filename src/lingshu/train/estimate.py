@@ -19,6 +19,7 @@ from typing import NamedTuple
 from lingshu.core.errors import ConfigError, UnknownNameError, suggest_name
 from lingshu.core.types import Drop, Sample
 from lingshu.models.base import VisionTowerSpec, family_of
+from lingshu.models.inference_settings import stored_weights
 from lingshu.models.load import open_processor
 from lingshu.models.model_spec import PARTS, Part, PixelBudget, TinyModel
 from lingshu.models.processor import EncodedSample, Processor, build_processor
@@ -28,10 +29,14 @@ from lingshu.train.batching import PackedPlan
 from lingshu.train.config import Sharding, Stage, TrainConfig
 from lingshu.train.data import encode_training_samples, read_group_card, read_groups
 from lingshu.train.entity_weights import EntityCounts
+from lingshu.train.objectives import MAX_LOGITS
 
 # Bytes per parameter: master weight, gradient and two Adam moments in float32; a frozen one has its
 # weight only.
-TRAINED_BYTES, FROZEN_BYTES = 4 + 4 + 8, 4
+TRAINED_BYTES = 4 + 4 + 8
+# 4-bit NormalFloat has a float32 scale for each block of 64.
+FROZEN_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int4": 0.5 + 4 / 64}
+GPUS_PER_NODE = 8
 # A block in use is gathered in bfloat16; its gradient is computed in bfloat16 and summed over GPUs
 # in float32.
 GATHERED_BYTES, GRADIENT_BYTES = 2, 2 + 4
@@ -197,6 +202,16 @@ class DataGroupEstimate:
         return round(self.rows * (1 - sum(self.dropped.values()) / self.measured_rows))
 
 
+class CommunicationEstimate(NamedTuple):
+    """Bytes of an update that each GPU takes part in: weights gathered and gradients scattered among
+    the GPUs of a copy, and gradients summed over copies.
+    """
+
+    gathered: int
+    scattered: int
+    summed: int
+
+
 class GpuEstimate(NamedTuple):
     """A stage on GPUs of one kind: `busy_gpus` get work, `min_gpus` would hold it."""
 
@@ -333,7 +348,36 @@ class StageEstimate:
     def bytes_on(self, gpus: int) -> int:
         """Bytes on each GPU with states sharded over so many."""
         sharding = self.config.sharding
-        return estimate_memory(self.stage, self.shapes, gpus, sharding=sharding).total
+        return estimate_memory(
+            self.stage, self.shapes, gpus, sharding=sharding, base=self.base
+        ).total
+
+    @property
+    def base(self) -> str:
+        """The type in which weights that are not trained are held."""
+        model, lora = self.config.model, self.stage.lora
+        if lora is None:
+            return "float32"
+        # A stage after the first starts from float32; released models are stored in bfloat16.
+        stored = "F32"
+        if self.stage_index == 0 and isinstance(model, str):
+            stored = stored_weights(Path(model)).dtype if Path(model).is_dir() else "BF16"
+        return lora.base_type(stored=stored, bfloat16=self.config.precision != "float32")
+
+    def shards(self, gpus: int) -> int:
+        return self.config.sharding.processes_per_copy(gpus, GPUS_PER_NODE)
+
+    def communication(self, gpus: int, memory_bytes: float) -> CommunicationEstimate:
+        """What each of some GPUs sends and receives in an update."""
+        stage, sharding = self.stage, self.config.sharding
+        return estimate_communication(
+            stage,
+            self.shapes,
+            gpus,
+            shards=self.shards(gpus),
+            micro_batches=max(1, stage.batch // (stage.micro_batch * gpus)),
+            reduces_once=sharding.reduces_once(sum(self.trained.values()), memory_bytes),
+        )
 
     @property
     def bytes_per_gpu(self) -> dict[int, int]:
@@ -350,11 +394,18 @@ class StageEstimate:
             gpu,
             gpus,
             busy_gpus,
-            self.bytes_on(gpus),
+            self.bytes_on(self.shards(gpus)) + self._unreduced_bytes(gpu, gpus),
             next((n for n in POWERS_OF_TWO if gpu.has_capacity(self.bytes_on(n))), None),
             None if self.samples is None else hours * self.samples,
             1000 * hours,
         )
+
+    def _unreduced_bytes(self, gpu: Gpu, gpus: int) -> int:
+        """Whole float32 gradients that wait for the end of an update of several micro-batches."""
+        trained, stage = sum(self.trained.values()), self.stage
+        waits = gpus > 1 and stage.batch > stage.micro_batch * gpus
+        once = self.config.sharding.reduces_once(trained, gpu.memory_bytes)
+        return 4 * trained if waits and once else 0
 
     @property
     def unmarked(self) -> list[str]:
@@ -527,16 +578,24 @@ def estimate_flops(
 
 
 def estimate_memory(
-    stage: Stage, shapes: ModelShapes, gpus: int, *, sharding: Sharding
+    stage: Stage, shapes: ModelShapes, gpus: int, *, sharding: Sharding, base: str = "float32"
 ) -> MemoryEstimate:
-    """An upper bound for full sequences; a token costs either in the tower or a row of logits."""
+    """An upper bound for full sequences, with states sharded over some GPUs; a token costs either in
+    the tower or a row of logits, of which a part exists at a time. `base` is the type of frozen
+    weights; in 4 bits are the linear layers of the language model, the others then in bfloat16.
+    """
     recompute, tower = sharding.activation_checkpointing, shapes.tower
     by_part = trained_parameters(stage, shapes)
     trained = sum(by_part.values())
     adapted = stage.lora.parts if stage.lora else ()
     frozen = shapes.total - sum(by_part[part] for part in PARTS if part not in adapted)
-    states = (trained * TRAINED_BYTES + frozen * FROZEN_BYTES) // gpus
+    quantized = shapes.matmul_parameters["language"] if base == "int4" else 0
+    others = FROZEN_BYTES["bfloat16" if base == "int4" else base] * (frozen - quantized)
+    trained_bytes = TRAINED_BYTES - (4 if sharding.moments == "bfloat16" else 0)
+    held = trained * trained_bytes + round(quantized * FROZEN_BYTES["int4"] + others)
+    states = held // gpus
     tokens = stage.micro_batch * stage.max_tokens
+    logits = min(tokens * shapes.vocab_size, MAX_LOGITS)
     stored_bytes = CHECKPOINTED_BYTES if recompute else WORKING_BYTES
     tower_width = tokens * tower.patches_per_token * tower.width
     n_tower_blocks = tower.full_attention_blocks + tower.window_attention_blocks
@@ -545,7 +604,7 @@ def estimate_memory(
     language = tokens * shapes.hidden * (stored_bytes * shapes.layers + WORKING_BYTES)
     activations = max(
         stored_tower + tower_width * WORKING_BYTES,
-        language + max(stored_tower, tokens * shapes.vocab_size * LOGIT_BYTES),
+        language + max(stored_tower, logits * LOGIT_BYTES),
     )
     # Two blocks at a time, one in use and one on its way, and the gradient of one. What is outside
     # the blocks stays gathered; its own gradient is summed at the very end, when no activation is
@@ -554,9 +613,31 @@ def estimate_memory(
     final_gradient = 0 if stage.lora else GRADIENT_BYTES * shapes.outside_blocks
     # In a single process, without shards, autocast holds a bfloat16 copy of every trained weight
     # until the loss, and the graph one of every weight where no block is recomputed.
-    autocast = GATHERED_BYTES * (trained if recompute else trained + frozen) if gpus == 1 else 0
+    copied = trained if recompute or base != "float32" else trained + frozen
+    autocast = GATHERED_BYTES * copied if gpus == 1 else 0
     return MemoryEstimate(
         0 if sharding.cpu_offload else states,
         max(autocast, GATHERED_BYTES * shapes.outside_blocks + block_bytes),
         max(activations, final_gradient - block_bytes),
     )
+
+
+def estimate_communication(
+    stage: Stage,
+    shapes: ModelShapes,
+    gpus: int,
+    *,
+    shards: int,
+    micro_batches: int,
+    reduces_once: bool,
+) -> CommunicationEstimate:
+    """The bytes of an update where every part takes part in each micro-batch: blocks are gathered in
+    bfloat16 forward and backward, what is outside them once; float32 gradients are scattered in each
+    micro-batch or once, and summed over copies of the model once. None for a single GPU.
+    """
+    if gpus == 1:
+        return CommunicationEstimate(0, 0, 0)
+    gathered = GATHERED_BYTES * micro_batches * (shapes.total + sum(shapes.blocks))
+    gradients = 4 * sum(trained_parameters(stage, shapes).values())
+    scattered = gradients * (1 if reduces_once else micro_batches)
+    return CommunicationEstimate(gathered, scattered, gradients // shards if shards < gpus else 0)
