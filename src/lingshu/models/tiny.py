@@ -12,6 +12,7 @@ from lingshu.models.base import VisionLanguageFamily, family_of
 from lingshu.models.model_spec import PixelBudget, TinyModel
 from lingshu.models.processor import Processor, build_processor
 
+STOCK_EMBEDDING_STD = 0.02  # the initializer_range of every family's stock class
 # Splits like the released tokenizers in spirit: words with their space, single digits, runs of
 # punctuation, spaces.
 WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"  # in place of a space, as SentencePiece writes it
@@ -92,6 +93,9 @@ def build_tiny(
         # Gemma 3's projection starts as zeros, whose normalization has gradients without bounds.
         if parameter.ndim == 2 and not parameter.any():
             torch.nn.init.xavier_uniform_(parameter)
+    embeddings = model.get_input_embeddings().weight
+    if spec.embedding_std != STOCK_EMBEDDING_STD:
+        embeddings.data.mul_(spec.embedding_std / STOCK_EMBEDDING_STD)
     torch.set_rng_state(state)
     image_processor = family.image_processor(budget, spec.image_size)
     processor = build_processor(family, tokenizer, image_processor, budget)

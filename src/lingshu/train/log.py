@@ -96,9 +96,9 @@ def check_trackers(names: Sequence[str]) -> None:
     not installed.
     """
     for name in names:
-        library = registry.load("trackers", name).LIBRARY
-        if find_spec(library) is None:
-            raise MissingExtraError.of(library, "trackers")
+        module = registry.load("trackers", name)
+        if find_spec(module.LIBRARY) is None:
+            raise MissingExtraError.of(module.LIBRARY, getattr(module, "EXTRA", "trackers"))
 
 
 @contextmanager

@@ -46,7 +46,9 @@ def progress_line() -> Iterator[ProgressCallback]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield plain_lines(lambda line: console.print(line, highlight=False, soft_wrap=True))
+        yield plain_lines(
+            lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
+        )
         return
     columns = (
         rich_progress.TextColumn("{task.description}"),
@@ -63,7 +65,7 @@ def progress_line() -> Iterator[ProgressCallback]:
                 tasks[progress.stage] = bar.add_task(progress.stage, total=progress.total, now="")
             bar.update(tasks[progress.stage], completed=progress.step, now=describe(progress))
             if progress.validation:
-                bar.console.print(describe_validation(progress), highlight=False)
+                bar.console.print(describe_validation(progress), highlight=False, markup=False)
 
         yield show
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from lingshu.train.log import OpenTracker, TrackedRun
 
-LIBRARY = "tensorboard"
+LIBRARY, EXTRA = "tensorboard", "torch"
 
 
 @contextmanager
