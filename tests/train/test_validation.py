@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -191,20 +192,22 @@ def test_the_rule_ranks_and_breaks_ties_by_the_earlier_step() -> None:
     assert metric_value("b/accuracy", values) is None and metric_value("accuracy", values) == 0.5
 
 
-@pytest.mark.parametrize("use_lora", [False, True])
+@pytest.mark.parametrize("base", [None, "auto", "bfloat16"])
 def test_a_stage_can_result_in_its_best_checkpoint_and_a_killed_run_keeps_the_same(
-    tmp_path: Path, *, use_lora: bool
+    tmp_path: Path, base: Any
 ) -> None:
     config = watched_config(tmp_path, held_answer="no lesion")
-    if use_lora:
+    if base:
         pytest.importorskip("peft")
     rule = Checkpoints(every=2, last=2, best=1, metric="text/loss", use_best=True)
-    lora = Lora(rank=2) if use_lora else None
+    lora = Lora(rank=2, base=base) if base else None
     # The more of it is learned, the less likely is what the held-out rows answer.
-    rates = replace(config.stages[1].learning_rates, language=1.0 if use_lora else 0.03)
+    rates = replace(config.stages[1].learning_rates, language=1.0 if base else 0.03)
     stage = replace(config.stages[1], data=("text",), lora=lora, warmup_steps=0, steps=8)
     stage = replace(stage, learning_rates=rates)
+    half = base == "bfloat16"
     config = replace(config, stages=(stage,), checkpoints=rule, save_every=3)
+    config = replace(config, precision="bfloat16" if half else "float32")
     train(config, tmp_path / "run")
     rows = {row["step"]: row.get("validation/text/loss") for row in read_log(tmp_path / "run")}
     best = min(rows, key=lambda step: rows[step] or 9e9)
@@ -215,8 +218,8 @@ def test_a_stage_can_result_in_its_best_checkpoint_and_a_killed_run_keeps_the_sa
     assert same_bits(tmp_path / "run" / "checkpoint", inside / f"step-{best:08d}")
     assert not same_bits(tmp_path / "run" / "checkpoint", inside / "step-00000008")
     measured = mean_loss(tmp_path / "run" / "checkpoint", held_out(config, "text"))
-    assert measured == pytest.approx(rows[best], rel=1e-4)
-    assert (tmp_path / "run" / "adapters").exists() == use_lora
+    assert measured == pytest.approx(rows[best], rel=0.05 if half else 1e-4)
+    assert (tmp_path / "run" / "adapters").exists() == bool(base)
 
     def interrupt(now: StepProgress) -> None:
         if now.step == 6:

@@ -21,7 +21,7 @@ from lingshu.models.export import export
 from lingshu.train.checkpoint import TrainingPosition
 from lingshu.train.config import Checkpoints
 from lingshu.train.distributed import full_state_dict
-from lingshu.train.lora import merge_adapters, save_adapter
+from lingshu.train.lora import save_adapter
 from lingshu.train.step import Trainer
 from lingshu.train.weight_sync import unsharded_model
 
@@ -134,9 +134,17 @@ def adapter_folder(checkpoint: Path) -> Path:
 
 
 def write_checkpoint(
-    trainer: Trainer, adapter: Any, base: str, folder: Path, card: RunCard
+    trainer: Trainer,
+    folder: Path,
+    card: RunCard,
+    *,
+    adapter: Any,
+    base: str,
+    merge: Callable[[Any], Any],
 ) -> None:
-    """Export the model in training with every bit of its weights, and its `adapter` if it has one."""
+    """Export the model in training with every bit of its weights; that of a LoRA stage as `merge`
+    returns it from a copy, next to its `adapter` of `base`.
+    """
     weights = full_state_dict(trainer.model) if trainer.dist_context.is_distributed else None
 
     def export_on_main() -> None:
@@ -147,7 +155,7 @@ def write_checkpoint(
             model = copy.deepcopy(model)
         if adapter is not None:
             save_adapter(model, adapter, base, adapter_folder(folder))
-            merge_adapters(model)
+            model = merge(model)
         export(model, trainer.processor, folder, card)
 
     trainer.dist_context.run_on_main(export_on_main)

@@ -154,6 +154,8 @@ class RunContext:
         lora = self.config.stages[stage_index].lora
         if lora is None:
             return "float32"
+        if not stage_index and isinstance(self.config.model, TinyModel):
+            return lora.base_type(stored="F32", bfloat16=self.bfloat16)  # not built yet
         folder, _ = local_folder(self.start_folder(stage_index), None, with_weights=True)
         return lora.base_type(stored=stored_weights(folder).dtype, bfloat16=self.bfloat16)
 
@@ -559,7 +561,14 @@ class StageRun:
             }
             card = RunCard("train", configuration.to_plain(config), config.seed, notes=notes)
             base = run.start_folder(self.stage_index)
-            write_checkpoint(trainer, adapter, base, folder, card)
+            write_checkpoint(
+                trainer,
+                folder,
+                card,
+                adapter=adapter,
+                base=base,
+                merge=lambda model: self._merge(model, trainer.processor),
+            )
 
         folder = run.out / "checkpoints" / f"{self.stage_index + 1}-{stage.name}"
         self.keeper = CheckpointKeeper(config.checkpoints, folder, self.position, trainer, write)
