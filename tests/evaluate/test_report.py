@@ -295,6 +295,31 @@ def test_a_task_that_needs_a_judge_did_not_fail(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("problem", "cause"),
+    [
+        ({"status": "unparsed", "value": None, "truncated": True}, "max_tokens is too small"),
+        ({"status": "ok", "value": 1.0, "truncated": True}, "max_tokens is too small"),
+        ({"status": "refused", "value": None}, "the model refuses"),
+        ({"status": "empty", "value": None}, "the chat template is wrong"),
+        ({"status": "multiple", "value": None}, "the chat template is wrong"),
+    ],
+)
+def test_many_replies_with_a_problem_are_warned_of_first(tmp_path, capsys, problem, cause):
+    good = rows(57, 94)
+    bad = [row | problem | {"id": f"bad{i}"} for i, row in enumerate(rows(0, 6))]
+    run = make_run(tmp_path / "loud", {"t/scores.jsonl": good + bad})
+    warning = build.build(run).warning
+    assert warning is not None and f"likely cause: {cause}" in warning
+    assert "6 of 100 replies (6.0%)" in warning and "accuracy without them: 60.6 (" in warning
+    quiet = make_run(tmp_path / "quiet", {"t/scores.jsonl": good + bad[:4]})
+    assert build.build(quiet).warning is None
+    command(run)
+    assert capsys.readouterr().out.startswith("WARNING: ")
+    markdown = (run / "report.md").read_text(encoding="utf-8")
+    assert markdown.index("likely cause") < markdown.index("|")
+
+
 def test_means_are_over_tasks_of_one_measure(tmp_path):
     graded = [{"id": str(i), "value": 0.2, "status": "ok", "kind": "report"} for i in range(4)]
     perfect = [{**row, "value": 1.0} for row in graded]

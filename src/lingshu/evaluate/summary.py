@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lingshu.core.stats import Interval, wilson
@@ -29,6 +29,7 @@ NEEDS_JUDGE_LABEL = "needs a judge: not scored"
 MetricName = Literal["accuracy", "mean score"]
 # Their scorers give parts of a point, even where every score is 0 or 1.
 GRADED_KINDS = ("report", "rubric")
+ReplyProblem = Literal["truncated", "refused", "unread"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Summary:
     groups: int = 0
     metric: MetricName = "accuracy"
     n_awaiting_judge: int = 0
+    problems: Mapping[ReplyProblem, int] = field(default_factory=dict)
+    unproblematic: Interval | None = None
 
     @property
     def n_unread(self) -> int:
@@ -98,7 +101,20 @@ def summarize(rows: Sequence[Row], *, method: Method | None = None) -> Summary:
         groups=len({group_key(row) for row in scored}),
         metric="mean score" if is_graded else "accuracy",
         n_awaiting_judge=sum(map(awaiting_judge, rows)),
+        problems=dict(Counter(problem for row in scored if (problem := reply_problem(row)))),
+        unproblematic=_interval([row for row in scored if not reply_problem(row)], method),
     )
+
+
+def reply_problem(row: Row) -> ReplyProblem | None:
+    """What is wrong with the reply of a scores row, whatever its score: truncated at max_tokens,
+    refused, or not read; None where nothing is.
+    """
+    if row.get("truncated"):
+        return "truncated"
+    if row["status"] == "refused":
+        return "refused"
+    return "unread" if row["status"] in UNPARSED_STATUSES else None
 
 
 def awaiting_judge(row: Row) -> bool:

@@ -22,12 +22,26 @@ from lingshu.evaluate.report.model import EvaluationReport, ProtocolReport, Task
 from lingshu.evaluate.report.sample_browser import Browser
 from lingshu.evaluate.statistics import macro, micro
 from lingshu.evaluate.store import REPORT_FILES, ScoredRun, ScoredTask, read_run
-from lingshu.evaluate.summary import by_facet, summarize
+from lingshu.evaluate.summary import (
+    ReplyProblem,
+    by_facet,
+    interval_text,
+    percent,
+    summarize,
+)
 from lingshu.evaluate.uncontaminated import Overlaps, compare_uncontaminated
 from lingshu.search.overlap import CONTAMINATION_KINDS
 
 MAX_ERROR_RATE = 0.01  # a run with a larger share of failed samples says so in its first line
 MAX_JUDGE_FAILURE_RATE = 0.01
+MAX_PROBLEM_RATE = (
+    0.05  # a task with a larger share of truncated, refused or unread replies says so
+)
+_LIKELY_CAUSES: dict[ReplyProblem, str] = {
+    "truncated": "max_tokens is too small",
+    "refused": "the model refuses",
+    "unread": "the chat template is wrong or the form of the answers is not known",
+}
 
 
 def build(
@@ -131,7 +145,28 @@ def _warning(tasks: Sequence[TaskReport]) -> str | None:
         and task.protocol != JUDGE
         and task.judge_result.n_failed > MAX_JUDGE_FAILURE_RATE * task.judge_result.n_requested
     ]
+    warnings += [warning for task in tasks if (warning := _problem_warning(task))]
     return " ".join(warnings) or None
+
+
+def _problem_warning(task: TaskReport) -> str | None:
+    summary = task.summary
+    problems, n_problems = summary.problems, sum(summary.problems.values())
+    if n_problems <= MAX_PROBLEM_RATE * summary.n:
+        return None
+    counts = ", ".join(f"{problems[name]} {name}" for name in _LIKELY_CAUSES if name in problems)
+    likely = max(_LIKELY_CAUSES, key=lambda name: problems.get(name, 0))
+    rest = summary.unproblematic
+    without = (
+        f"{summary.metric} without them: {percent(rest.value)} ({interval_text(rest)})"
+        if rest and rest.n
+        else "no reply is without them"
+    )
+    return (
+        f"{task.title}: {n_problems} of {summary.n} replies"
+        f" ({100 * n_problems / summary.n:.1f}%) were truncated, refused or not read ({counts});"
+        f" likely cause: {_LIKELY_CAUSES[likely]}; {without}."
+    )
 
 
 def write(
