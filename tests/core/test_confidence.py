@@ -142,10 +142,8 @@ def test_tokens_of_a_server_are_placed_in_the_text():
         TokenLogProbs(": ", 0.0, {}),
         TokenLogProbs("B", math.log(0.6), {" B": math.log(0.1), "C": math.log(0.2), "x": -1e4}),
     ]
-    fields = with_log_probs(Reply("c", "Answer: B"), tokens)
-    assert fields == {
-        "answer_tokens": (AnswerToken(8, "B", {"B": 0.7, "C": 0.2}),),
-        "log_prob": TextLogProb(round(math.log(0.3), 4), 3),
-    }
-    assert with_log_probs(Reply("c", "other text"), tokens) == {}
-    assert with_log_probs(Reply("c", ""), tokens) == {}
+    reply = with_log_probs(Reply("c", "Answer: B"), tokens)
+    assert reply.answer_tokens == (AnswerToken(8, "B", {"B": 0.7, "C": 0.2}),)
+    assert reply.log_prob == TextLogProb(round(math.log(0.3), 4), 3)
+    for text in ("other text", ""):
+        assert with_log_probs(Reply("c", text), tokens).log_prob is None

@@ -43,6 +43,7 @@ class Params:
     logit_bias: dict[int, float]
     stop_token_ids: list[int]
     repetition_penalty: float
+    logprobs: int | None
 
 
 @dataclass

@@ -9,9 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lingshu.cli.options import Flat, ModelOptions, SamplingOptions, print_warnings
+from lingshu.cli.options import (
+    AbstainOptions,
+    Flat,
+    ModelOptions,
+    SamplingOptions,
+    print_warnings,
+)
 from lingshu.core.errors import InputError
 from lingshu.core.types import AsyncEngine, Message, Sample, Sampling
+from lingshu.evaluate.calibration import Threshold
 from lingshu.inference import answer, batch
 from lingshu.inference.engines import open_async_engine, open_engine
 from lingshu.inference.inputs import ModelInput, ViewOptions, load_inputs
@@ -45,6 +52,7 @@ def ask(
     view: Flat[ViewOptions] = ViewOptions(),
     pacs: Flat[PacsOptions] = PacsOptions(),
     sampling: Flat[SamplingOptions] = SamplingOptions(),
+    abstain: Flat[AbstainOptions] = AbstainOptions(),
     model_options: Flat[ModelOptions] = ModelOptions(),
 ) -> int:
     """Ask a model about images, DICOM files or folders, and NIfTI volumes.
@@ -65,7 +73,10 @@ def ask(
     if question is not None and not files and len(question) < 256 and Path(question).exists():
         # Without its name, which may be a patient's.
         raise InputError("the question names a file or folder; put the question before it.")
-    options = model_options.engine_options(batch_size=BATCH_SIZE if config.questions else 1)
+    threshold = abstain.read()
+    options = model_options.engine_options(
+        batch_size=BATCH_SIZE if config.questions else 1, top_log_probs=abstain.top_log_probs
+    )
     with pull_study(pacs) as pulled_files:
         # Before a model is loaded, so that a bad file is reported at once.
         model_input = load_inputs([*files, *pulled_files], view)
@@ -77,16 +88,18 @@ def ask(
             sampling.sampling(),
             config.system,
             BATCH_SIZE,
+            threshold,
         )
         return _answer_file(config.questions, batch_config)
     sample = answer.build_question_sample(question or "", model_input, system=config.system)
     with contextlib.closing(open_async_engine(model, options)) as engine:
         print_warnings(answer.egress_warnings(sample, engine.endpoint))
-        text = _answer(engine, sample, model_input, sampling.sampling(), as_json=config.json)
+        settings = model_input, sampling.sampling(), threshold
+        text = _answer(engine, sample, *settings, as_json=config.json)
         for line in _input_lines() if config.chat else ():
             history = (*sample.messages, Message("assistant", (text,)))
             sample = answer.build_question_sample(line, model_input, history=history)
-            text = _answer(engine, sample, model_input, sampling.sampling(), as_json=config.json)
+            text = _answer(engine, sample, *settings, as_json=config.json)
     return 0
 
 
@@ -95,6 +108,7 @@ def _answer(
     sample: Sample,
     model_input: ModelInput,
     sampling: Sampling,
+    threshold: Threshold | None,
     *,
     as_json: bool,
 ) -> str:
@@ -104,7 +118,9 @@ def _answer(
         if not as_json:
             print(text.translate(_CONTROL_CHARACTERS), end="", flush=True)
 
-    answered = answer.stream(engine, sample, model_input, sampling, on_text=print_piece)
+    answered = answer.stream(
+        engine, sample, model_input, sampling, on_text=print_piece, threshold=threshold
+    )
     if as_json:
         print(json.dumps(answer.answer_to_json(answered), ensure_ascii=False), flush=True)
     else:

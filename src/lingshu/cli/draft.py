@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lingshu.cli.options import (
+    AbstainOptions,
     Flat,
     ModelOptions,
     SamplingOptions,
@@ -76,6 +77,7 @@ def draft(
     view: Flat[ViewOptions] = ViewOptions(),
     pacs: Flat[PacsOptions] = PacsOptions(),
     sampling: Flat[DraftSampling] = DraftSampling(),
+    abstain: Flat[AbstainOptions] = AbstainOptions(),
     model_options: Flat[ModelOptions] = ModelOptions(),
 ) -> int:
     """Draft the radiology report of a study: images, DICOM files or folders, NIfTI volumes.
@@ -89,7 +91,8 @@ def draft(
         raise InputError("--store-in-pacs stores the SR on the server of --dicomweb URL; name it.")
     formats = config.formats
     prompt = config.prompt or draft_report.PROMPTS[config.language]
-    options = model_options.engine_options(batch_size=1)
+    threshold = abstain.read()
+    options = model_options.engine_options(batch_size=1, top_log_probs=abstain.top_log_probs)
     with pull_study(pacs) as pulled_files:
         # Before a model is loaded, so that a bad file, or a study that a report cannot refer to, is
         # reported at once.
@@ -101,7 +104,14 @@ def draft(
     sample = build_question_sample(prompt, model_input)
     with contextlib.closing(open_async_engine(model, options)) as engine:
         print_warnings(egress_warnings(sample, engine.endpoint))
-        answer = stream(engine, sample, model_input, sampling.sampling(), on_text=lambda _: None)
+        answer = stream(
+            engine,
+            sample,
+            model_input,
+            sampling.sampling(),
+            on_text=lambda _: None,
+            threshold=threshold,
+        )
     report = draft_report.build_draft(answer, config.language)
     exports = {
         draft_report.FILE_NAMES[name]: draft_report.export_draft(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lingshu.cli import log
-from lingshu.cli.options import Flat, ModelOptions
+from lingshu.cli.options import AbstainOptions, Flat, ModelOptions
 from lingshu.core.errors import ConfigError, InputError
 from lingshu.core.llm_client import Endpoint
 from lingshu.inference.answer import NOTICE
@@ -33,6 +33,7 @@ def mcp(
     model: str | None = None,
     *,
     config: Flat[McpConfig] = McpConfig(),
+    abstain: Flat[AbstainOptions] = AbstainOptions(),
     model_options: Flat[McpModelOptions] = McpModelOptions(),
 ) -> int:
     """Serve tools, resources and prompts over the Model Context Protocol, on standard input and
@@ -56,11 +57,18 @@ def mcp(
         concurrency=config.max_batch_size,
         retries=2,
         api_key=legacy_environment.api_key if legacy_environment else None,
+        top_log_probs=abstain.top_log_probs,
     )
     if model is not None:
         check_options(model, options)
     with contextlib.closing(
-        open_services(model, config, options, allow_remote=model_options.allow_remote)
+        open_services(
+            model,
+            config,
+            options,
+            allow_remote=model_options.allow_remote,
+            threshold=abstain.read(),
+        )
     ) as services:
         server = build_server(services)
         log.configure_default("warning")

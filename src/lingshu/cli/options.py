@@ -22,12 +22,22 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, cast
 
 from cyclopts import Parameter
 
 from lingshu.core.files import output_lock
-from lingshu.core.types import CheckpointOptions, DataPolicy, EngineOptions, Sampling, VllmOptions
+from lingshu.core.types import (
+    MAX_TOP_LOG_PROBS,
+    CheckpointOptions,
+    DataPolicy,
+    EngineOptions,
+    Sampling,
+    VllmOptions,
+)
+
+if TYPE_CHECKING:
+    from lingshu.evaluate.calibration import Threshold
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -84,6 +94,25 @@ def locks_output(verb: Callable[P, int]) -> Callable[P, int]:
             return verb(*args, **kwargs)
 
     return locked
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbstainOptions:
+    """When a model abstains."""
+
+    threshold: Path | None = None
+    """File of `lingshu report --threshold`: the model abstains where it is less confident, or where
+    its confidence is not known."""
+
+    def read(self) -> Threshold | None:
+        """The threshold, read before a model is loaded."""
+        from lingshu.evaluate.calibration import read_threshold
+
+        return None if self.threshold is None else read_threshold(self.threshold)
+
+    @property
+    def top_log_probs(self) -> int:
+        return 0 if self.threshold is None else MAX_TOP_LOG_PROBS
 
 
 def print_warnings(lines: Iterable[str]) -> None:

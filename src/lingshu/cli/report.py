@@ -12,10 +12,11 @@ from lingshu.core.artifacts import REPORT_HTML
 from lingshu.core.errors import InputError
 from lingshu.core.files import output_lock
 from lingshu.evaluate import uncontaminated
+from lingshu.evaluate.calibration import set_threshold, write_threshold
 from lingshu.evaluate.report import build
 from lingshu.evaluate.report.model import EvaluationReport, TaskReport
 from lingshu.evaluate.report.render import text_table
-from lingshu.evaluate.store import unchecked_files
+from lingshu.evaluate.store import read_run, unchecked_files
 from lingshu.evaluate.summary import NEEDS_JUDGE_LABEL, interval_text, percent
 
 
@@ -37,7 +38,22 @@ class ReportConfig:
     not given."""
 
 
-def report(*runs: Path, config: Flat[ReportConfig] = ReportConfig()) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ThresholdConfig:
+    threshold: Path | None = None
+    """File to write the confidence to below which the run's model should abstain; ask, draft and mcp
+    take it. Set it on data that the model was not trained or tuned on."""
+    coverage: float = 0.8
+    "Share of answers that --threshold keeps, above 0."
+    task: str | None = None
+    "Task of the run that --threshold is set on; needed where there are several."
+
+
+def report(
+    *runs: Path,
+    config: Flat[ReportConfig] = ReportConfig(),
+    abstain: Flat[ThresholdConfig] = ThresholdConfig(),
+) -> int:
     """Write report.json, report.md and report.html of each run from its scores; with two or more,
     compare them.
 
@@ -69,6 +85,12 @@ def _report(runs: Sequence[Path], config: ReportConfig) -> int:
     reports = [
         build.build(run, against=config.against, overlaps=overlaps, kinds=kinds) for run in runs
     ]
+    threshold = None
+    if abstain.threshold is not None:
+        if len(runs) > 1:
+            raise InputError("--threshold is set on one run; name one.")
+        threshold = set_threshold(runs[0], read_run(runs[0]), abstain.task, abstain.coverage)
+        write_threshold(abstain.threshold, threshold)
     for run, run_report in zip(runs, reports, strict=True):
         build.write(run, run_report, against=config.against, samples=not config.no_samples)
     for run in (*runs, *([] if other_run is None else [other_run])):
@@ -85,6 +107,8 @@ def _report(runs: Sequence[Path], config: ReportConfig) -> int:
     print("\n\n".join(filter(None, (text.strip("\n") for text in texts))))
     for run in runs:
         print(f"report: {run / REPORT_HTML}")
+    if threshold is not None:
+        print(f"threshold: {abstain.threshold}, {threshold.text}")
     return 0
 
 

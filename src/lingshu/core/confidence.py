@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from lingshu.core.reply_text import strip_reasoning
@@ -76,15 +77,15 @@ def answer_token(start: int, word: str, alternatives: Iterable[tuple[str, float]
     )
 
 
-def with_log_probs(reply: Reply, tokens: Sequence[TokenLogProbs]) -> dict[str, object]:
-    """The fields of a reply that its tokens' probabilities give; none where they are not of its text.
+def with_log_probs(reply: Reply, tokens: Sequence[TokenLogProbs]) -> Reply:
+    """The reply with what its tokens' probabilities say; as it is where they are not of its text.
 
     Tokens before the text, such as reasoning that a server moved to another field, are left out.
     """
     joined = "".join(token.text for token in tokens)
     text_start = joined.rfind(reply.text) if reply.text else -1
     if reply.text is None or text_start < 0:
-        return {}
+        return reply
     answers: list[AnswerToken] = []
     log_probs: list[float] = []
     position = -text_start
@@ -98,7 +99,7 @@ def with_log_probs(reply: Reply, tokens: Sequence[TokenLogProbs]) -> dict[str, o
             words = ((answer_word(other), math.exp(value)) for other, value in others.items())
             known = ((other, value) for other, value in words if other)
             answers.append(answer_token(start + token.text.index(word), word, known))
-    return {"answer_tokens": tuple(answers), "log_prob": text_log_prob(log_probs)}
+    return replace(reply, answer_tokens=tuple(answers), log_prob=text_log_prob(log_probs))
 
 
 def text_log_prob(log_probs: Sequence[float]) -> TextLogProb | None:

@@ -23,6 +23,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from lingshu.core.confidence import TokenLogProbs
 from lingshu.core.errors import InputError
 from lingshu.core.fetch import read_bounded
 
@@ -89,7 +90,8 @@ class Endpoint:
 class ChatResponse:
     """An endpoint's answer; `finish` is its finish reason ("stop", "length", ...).
 
-    `token_ids` are the tokens of the text, if they were requested and the endpoint knows them.
+    `token_ids` are the tokens of the text, and `log_probs` their log-probabilities, if they were
+    requested and the endpoint knows them.
     `failed_attempts` counts earlier attempts whose answer was lost, though it may be charged for.
     """
 
@@ -99,6 +101,7 @@ class ChatResponse:
     reply_tokens: int | None
     token_ids: tuple[int, ...] | None = None
     failed_attempts: int = 0
+    log_probs: tuple[TokenLogProbs, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -265,6 +268,7 @@ def parse_chat_response(data: bytes) -> ChatResponse | None:
             _parse_count(usage.get("prompt_tokens")),
             _parse_count(usage.get("completion_tokens")),
             _parse_token_ids(choice.get("token_ids")),
+            log_probs=_parse_log_probs(choice.get("logprobs")),
         )
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
@@ -274,6 +278,22 @@ def _parse_token_ids(value: object) -> tuple[int, ...] | None:
     if not isinstance(value, list) or not all(type(i) is int and i >= 0 for i in value):
         return None
     return tuple(value) or None
+
+
+def _parse_log_probs(value: object) -> tuple[TokenLogProbs, ...]:
+    """The log-probabilities of a choice; empty where there are none, or any of them is malformed."""
+    content = value.get("content") if isinstance(value, Mapping) else None
+    try:
+        return tuple(
+            TokenLogProbs(
+                str(token["token"]),
+                float(token["logprob"]),
+                {str(t["token"]): float(t["logprob"]) for t in token.get("top_logprobs") or ()},
+            )
+            for token in content or ()
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return ()
 
 
 def _parse_count(value: object) -> int | None:

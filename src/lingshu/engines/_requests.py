@@ -95,10 +95,16 @@ def chat_messages(sample: Sample, encode_image: EncodeImage) -> list[dict[str, A
 
 
 def chat_request(
-    model_name: str, request: Request, sampling: Sampling, encode_image: EncodeImage
+    model_name: str,
+    request: Request,
+    sampling: Sampling,
+    encode_image: EncodeImage,
+    *,
+    top_log_probs: int = 0,
 ) -> dict[str, Any]:
-    """The body of a chat completion."""
+    """The body of a chat completion, which asks for `top_log_probs` probabilities a token."""
     sample, generation = request
+    log_probs = {"logprobs": True, "top_logprobs": top_log_probs} if top_log_probs else {}
     return {
         "model": model_name,
         "messages": chat_messages(sample, encode_image),
@@ -106,4 +112,5 @@ def chat_request(
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_tokens,
         "seed": sampling.seed + generation,
+        **log_probs,
     }

@@ -15,6 +15,7 @@ from collections.abc import Container, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lingshu.core.confidence import with_log_probs
 from lingshu.core.data_policy import check_data_policy
 from lingshu.core.errors import EngineError, ImageError, InputError, one_line
 from lingshu.core.files import digest
@@ -36,6 +37,7 @@ class OpenAIEngine:
     server: Endpoint
     data_policy: DataPolicy = field(default_factory=DataPolicy)
     extra_body: Mapping[str, object] = field(default_factory=dict)
+    top_log_probs: int = 0
 
     @property
     def endpoint(self) -> str:
@@ -66,7 +68,9 @@ class OpenAIEngine:
 
         def build_body(request: Request) -> Mapping[str, Any] | Failure:
             try:
-                body = chat_request(self.name, request, sampling, encode_image)
+                body = chat_request(
+                    self.name, request, sampling, encode_image, top_log_probs=self.top_log_probs
+                )
             except ImageError as error:
                 return Failure("skipped", one_line(error))
             return {**body, **self.extra_body}
@@ -125,7 +129,7 @@ def _reply(sample: Sample, generation: int, outcome: ChatResponse | Failure) -> 
             error=outcome.message,
             failed_attempts=outcome.failed_attempts,
         )
-    return Reply(
+    reply = Reply(
         sample.id,
         outcome.text,
         generation,
@@ -135,6 +139,7 @@ def _reply(sample: Sample, generation: int, outcome: ChatResponse | Failure) -> 
         token_ids=outcome.token_ids,
         failed_attempts=outcome.failed_attempts,
     )
+    return with_log_probs(reply, outcome.log_probs)
 
 
 def load(model: str, options: EngineOptions) -> Engine:
@@ -156,5 +161,10 @@ def load(model: str, options: EngineOptions) -> Engine:
         raise InputError(f"{url} names no model; write http(s)://host/v1#name.")
     # The weights behind an address are unknown: address and name identify them.
     return OpenAIEngine(
-        f"{server.url}#{name}", digest([server.url, name]), name, server, options.data_policy
+        f"{server.url}#{name}",
+        digest([server.url, name]),
+        name,
+        server,
+        options.data_policy,
+        top_log_probs=options.top_log_probs,
     )

@@ -15,12 +15,13 @@ batches together, so that replies of two runs may differ where two tokens are ne
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lingshu.core.confidence import TokenLogProbs, with_log_probs
 from lingshu.core.errors import EngineError, ImageError, MissingExtraError, one_line
 from lingshu.core.files import digest
 from lingshu.core.types import (
@@ -51,11 +52,16 @@ def load(model: str, options: EngineOptions) -> Engine:
         MissingExtraError: vLLM is not installed.
         ArtifactError, InputError: the model or the chat template cannot be used.
     """
-    return load_vllm(model.removeprefix(PREFIX), options.vllm, options.checkpoint)
+    name = model.removeprefix(PREFIX)
+    return load_vllm(name, options.vllm, options.checkpoint, top_log_probs=options.top_log_probs)
 
 
 def load_vllm(
-    name: str, options: VllmOptions, checkpoint: CheckpointOptions | None = None
+    name: str,
+    options: VllmOptions,
+    checkpoint: CheckpointOptions | None = None,
+    *,
+    top_log_probs: int = 0,
 ) -> VllmEngine:
     """vLLM on a checkpoint folder or hub id.
 
@@ -104,6 +110,7 @@ def load_vllm(
             tuple(sorted({*processor.tokens.stop_ids, *options.stop_token_ids})),
             processor.tokens.never_sampled,
             checkpoint.repetition_penalty,
+            top_log_probs,
         ),
         processor.notes,
     )
@@ -117,6 +124,7 @@ class ReplySettings:
     stop_token_ids: tuple[int, ...]
     never_sampled: tuple[int, ...]
     repetition_penalty: float = 1.0
+    top_log_probs: int = 0
 
 
 class VllmEngine:
@@ -212,6 +220,7 @@ class VllmEngine:
             stop_token_ids=list(self._reply_settings.stop_token_ids),
             # Also without a penalty: vLLM would take that of generation_config.json.
             repetition_penalty=self._reply_settings.repetition_penalty,
+            logprobs=self._reply_settings.top_log_probs or None,
         )
 
 
@@ -219,4 +228,14 @@ def _reply(sample: Sample, generation: int, output: Any) -> Reply:
     completion = output.outputs[0]
     ids, finish = tuple(completion.token_ids), completion.finish_reason
     counts = len(output.prompt_token_ids), len(ids)
-    return Reply(sample.id, completion.text, generation, finish, *counts, token_ids=ids)
+    reply = Reply(sample.id, completion.text, generation, finish, *counts, token_ids=ids)
+    known = getattr(completion, "logprobs", None)
+    tokens = [_token(token, entries) for token, entries in zip(ids, known or (), strict=False)]
+    return with_log_probs(reply, tokens)
+
+
+def _token(token_id: int, entries: Mapping[int, Any]) -> TokenLogProbs:
+    """A token of vLLM with those at its place, by their text."""
+    texts = {key: entry.decoded_token or "" for key, entry in entries.items()}
+    alternatives = {texts[key]: entry.logprob for key, entry in entries.items()}
+    return TokenLogProbs(texts[token_id], entries[token_id].logprob, alternatives)

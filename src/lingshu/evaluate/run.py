@@ -110,6 +110,7 @@ class JudgeConfig:
             api_key=self._api_key(),
             checkpoint=CheckpointOptions(),
             vllm=VllmOptions(),
+            top_log_probs=0,
         )
 
     def _api_key(self) -> str | None:
@@ -167,6 +168,9 @@ class EvalConfig:
     "Keep no small images for the report, and remove those of an earlier run in OUT."
     controls: str | None = None
     "Repeat the task under other conditions: blind, shuffle, constant, wording, none_of_the_above, comma-separated."
+    top_log_probs: int = 0
+    """Probabilities a token to ask of an address or vLLM, at most 20, for the confidence in the
+    report (0: none). A model in this process always gives its own."""
     n_shuffles: int = 3
     "Number of other option orders in which the control shuffle presents each item."
     checkpoint: Annotated[CheckpointOptions, Parameter(name="*")] = field(
@@ -201,6 +205,7 @@ class EvalConfig:
             data_policy=self.data_policy,
             checkpoint=self.checkpoint,
             vllm=self.vllm,
+            top_log_probs=self.top_log_probs,
         )
 
     def check(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lingshu.core.errors import InputError, LingshuError, one_line
 from lingshu.core.types import Engine, Sample, Sampling
+from lingshu.evaluate.calibration import Threshold
 from lingshu.inference.answer import (
     answer_batch,
     answer_to_json,
@@ -31,6 +32,7 @@ class BatchConfig:
     sampling: Sampling
     system: str | None
     batch_size: int
+    threshold: Threshold | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ def answer_file(
             engine = engine or config.open_engine()
             for sample, _ in requests.values():
                 on_warnings(egress_warnings(sample, engine.endpoint))
-            answers = answer_batch(engine, list(requests.values()), config.sampling)
+            answers = answer_batch(
+                engine, list(requests.values()), config.sampling, threshold=config.threshold
+            )
             for index, answer in zip(requests, answers, strict=True):
                 results[index] = (
                     {"error": one_line(answer)}

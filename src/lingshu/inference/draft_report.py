@@ -90,8 +90,10 @@ def build_draft(answer: Answer, language: ReportLanguage) -> ReportDraft:
     """An answer to one of `PROMPTS` as a draft.
 
     Raises:
-        EngineError: the reply is empty.
+        EngineError: the reply is empty, or the model abstained.
     """
+    if answer.abstained:
+        raise EngineError(answer.text)
     findings, impression = parse_report(answer.text)
     if not findings and not impression:
         raise EngineError(

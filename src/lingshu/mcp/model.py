@@ -14,6 +14,7 @@ from typing import TypeVar
 from lingshu.core.data_policy import check_data_policy, is_local
 from lingshu.core.errors import EngineError, InputError, LingshuError
 from lingshu.core.types import AsyncEngine, DataPolicy, EngineOptions, Reply, Sample, Sampling
+from lingshu.evaluate.calibration import Threshold
 from lingshu.inference.answer import Answer, build_answer, build_question_sample, egress_warnings
 from lingshu.inference.engines import engine_name, open_async_engine
 from lingshu.inference.inputs import ModelInput
@@ -34,7 +35,15 @@ T = TypeVar("T")
 class ModelHandle:
     """A model by its name; it keeps the engine once it is open."""
 
-    def __init__(self, name: str | None, options: EngineOptions, *, allow_remote: bool) -> None:
+    def __init__(
+        self,
+        name: str | None,
+        options: EngineOptions,
+        *,
+        allow_remote: bool,
+        threshold: Threshold | None = None,
+    ) -> None:
+        self._threshold = threshold
         self.name, self.options, self.allow_remote = name, options, allow_remote
         self.engine: AsyncEngine | None = None
         self._lock = threading.Lock()
@@ -47,7 +56,7 @@ class ModelHandle:
         """The engine; the first call loads it.
 
         Raises:
-            InputError: the server has no model.
+            InputError: the server has no model, or the threshold is of another one.
             ArtifactError, MissingExtraError, EngineError: it cannot be opened.
         """
         if self.name is None:
@@ -56,7 +65,14 @@ class ModelHandle:
             if self.engine is None:
                 # `ask` checks every question; the engine's own check lets those pass.
                 options = replace(self.options, data_policy=DataPolicy(allow_private=True))
-                self.engine = open_async_engine(self.name, options)
+                engine = open_async_engine(self.name, options)
+                try:
+                    if self._threshold is not None:
+                        self._threshold.check_model(engine)
+                except LingshuError:
+                    engine.close()
+                    raise
+                self.engine = engine
             return self.engine
 
     def close(self) -> None:
@@ -101,7 +117,7 @@ class ModelHandle:
             reply = await _generate(engine, sample, sampling, on_progress)
         finally:
             self._n_pending -= 1
-        answer = build_answer(engine, reply, model_input)
+        answer = build_answer(engine, reply, model_input, sample, self._threshold)
         if isinstance(answer, LingshuError):
             raise answer
         return answer

@@ -33,6 +33,12 @@ class ToolResult(BaseModel):
     finish: str | None = Field(
         default=None, description='"length" for a reply that was truncated at max_tokens.'
     )
+    confidence: float | None = Field(
+        default=None, description="The model's, from 0 to 1; known where it may abstain."
+    )
+    abstained: str | None = Field(
+        default=None, description="That the model gave no answer, and why; `answer` says the same."
+    )
     prompt_tokens: int | None = None
     reply_tokens: int | None = None
 

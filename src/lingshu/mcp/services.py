@@ -8,6 +8,7 @@ from pathlib import Path
 from lingshu.core.errors import ConfigError
 from lingshu.core.safe_folder import SafeFolder
 from lingshu.core.types import EngineOptions
+from lingshu.evaluate.calibration import Threshold
 from lingshu.inference.study_index import MediaResolver
 from lingshu.mcp.model import ModelHandle
 from lingshu.mcp.runs import EvaluationRuns
@@ -62,13 +63,18 @@ class McpServices:
 
 
 def open_services(
-    model: str | None, config: McpConfig, options: EngineOptions, *, allow_remote: bool
+    model: str | None,
+    config: McpConfig,
+    options: EngineOptions,
+    *,
+    allow_remote: bool,
+    threshold: Threshold | None = None,
 ) -> McpServices:
     """The services of a server; no model is loaded.
 
     Raises:
         ConfigError, InputError: a folder that cannot be used.
     """
-    handle = ModelHandle(model, options, allow_remote=allow_remote)
+    handle = ModelHandle(model, options, allow_remote=allow_remote, threshold=threshold)
     media = MediaResolver(SafeFolder(config.root) if config.root else None)
     return McpServices(handle, media, EvaluationRuns(config.runs, handle, data=config.data))
