@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 import socket
 import threading
 from collections.abc import Sequence
@@ -17,8 +18,9 @@ import pytest
 from aiohttp import web
 
 from lingshu.core.artifacts import read_dataset, write_dataset
+from lingshu.core.confidence import TokenLogProbs
 from lingshu.core.errors import DataPolicyError, EngineError, InputError
-from lingshu.core.llm_client import Endpoint
+from lingshu.core.llm_client import Endpoint, parse_chat_response
 from lingshu.core.messages import user_turn
 from lingshu.core.run_card import RunCard
 from lingshu.core.types import EngineOptions, Image, Message, Meta, Reply, Sample, Sampling
@@ -453,3 +455,30 @@ def test_failed_attempts_are_reported_with_the_reply(server) -> None:
     server.handler = truncated_body
     (reply,) = answers(server.url, [sample("a", images=())], retries=0)
     assert reply.text is None and reply.failed_attempts == 1
+
+
+def test_log_probabilities_are_requested_and_absent_ones_are_none(server) -> None:
+    options = EngineOptions(api_key=KEY, retries=0, timeout_s=5.0, top_log_probs=20)
+    loaded = openai.load(f"{server.url}#tiny", options)
+    ((reply,),) = list(loaded.generate([sample("a")], Sampling()))
+    assert (server.bodies[0]["logprobs"], server.bodies[0]["top_logprobs"]) == (True, 20)
+    assert (reply.text, reply.log_prob, reply.answer_tokens) == ("ok", None, ())
+
+
+@pytest.mark.parametrize(
+    ("log_probs", "expected"),
+    [
+        (
+            {"content": [{"token": "ok", "logprob": -0.5, "top_logprobs": [{"token": "no", "logprob": -2}]}]},
+            (TokenLogProbs("ok", -0.5, {"no": -2.0}),),
+        ),
+        ({"content": [{"token": "ok", "logprob": -0.5}]}, (TokenLogProbs("ok", -0.5, {}),)),
+        ({"content": [{"token": "ok"}]}, ()),
+        ({"content": None}, ()),
+        ([], ()),
+    ],
+)  # fmt: skip
+def test_log_probabilities_of_a_choice_are_read_or_left_out(log_probs, expected) -> None:
+    body = {"choices": [{"message": {"content": "ok"}, "logprobs": log_probs}]}
+    parsed = parse_chat_response(json.dumps(body).encode())
+    assert parsed is not None and parsed.log_probs == expected
