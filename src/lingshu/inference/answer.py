@@ -171,13 +171,13 @@ def question_confidence(sample: Sample, reply: Reply) -> Confidence | None:
     options by letters, else of a yes or no that opens the reply, else of its wording.
     """
     _, choices = split_choices(sample.question, sample.choices)
-    asked = replace(sample, choices=choices, gold=("A",) if choices else ("yes",))
+    with_gold = replace(sample, choices=choices, gold=("A",) if choices else ("yes",))
 
     def read(text: str) -> Score:
         if choices:
-            return choice.score(asked, text)
+            return choice.score(with_gold, text)
         opens_polar = answer_word((text.split() or [""])[0]) is not None
-        score = yes_no.score(asked, text) if opens_polar else Score(None, "unparsed")
+        score = yes_no.score(with_gold, text) if opens_polar else Score(None, "unparsed")
         return score if score.status == "ok" else Score(None, "ok", text.strip() or None)
 
     score = Score(None) if reply.text is None else read(reply.text)
