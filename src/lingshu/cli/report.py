@@ -70,10 +70,10 @@ def report(
     with contextlib.ExitStack() as locks:
         for run in dict.fromkeys(runs):
             locks.enter_context(output_lock(run))
-        return _report(runs, config)
+        return _report(runs, config, abstain)
 
 
-def _report(runs: Sequence[Path], config: ReportConfig) -> int:
+def _report(runs: Sequence[Path], config: ReportConfig, abstain: ThresholdConfig) -> int:
     kinds = uncontaminated.parse_kinds(config.overlap_kinds)
     overlaps = None
     if config.exclude_overlaps is not None:
