@@ -1,7 +1,8 @@
 """`lingshu mcp` over HTTP: the SDK's application behind the security of `lingshu serve`.
 
 serve/security.py checks Host and Origin on a loopback address, tokens everywhere, and bounds bodies;
-a session belongs to the key that opened it; beyond this machine the SDK checks Host and Origin against the names that the operator gave.
+a session belongs to the key that opened it. Beyond this machine the SDK checks Host and Origin
+against the names that the operator gave.
 """
 
 from __future__ import annotations
