@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from lingshu.core.errors import ConfigError, InputError
 from lingshu.deidentify.header import StudyIdentifiers, read_study_identifiers
 from lingshu.deidentify.matcher import StudyMatcher
 from lingshu.deidentify.scrub import scrub, shift_days_of
 from lingshu.deidentify.spans import IdentifierSpan, count_notes, parse_counts
+from lingshu.deidentify.verdicts import read_verdicts
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "deidentify"
 
@@ -156,3 +158,71 @@ def test_long_repeated_texts_take_linear_time(piece: str) -> None:
     start = time.process_time()
     scrub(piece * (10_000 // len(piece)), study)
     assert time.process_time() - start < 5
+
+
+def test_verdicts_of_people_remove_what_was_missed_and_keep_what_was_wrong(tmp_path: Path) -> None:
+    lines = [
+        {"id": "a", "reviewer": "kl", "missed": ["Zzgrub Ost"], "wrong": []},
+        {"id": "b", "reviewer": "kl", "missed": [], "wrong": ["Quell"]},
+    ]
+    path = tmp_path / "verdicts.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    verdicts = read_verdicts(path)
+    assert (verdicts.n_read, verdicts.n_with_missed, verdicts.risk.value) == (2, 1, 0.5)
+    text, finder = "zzgrub ost seen by Dr. Quell", [verdicts.find_missed]
+    result = scrub(text, detectors=finder, wrong=verdicts.wrong)
+    assert result.text == "[NAME] seen by Dr. Quell"
+    study = StudyMatcher(StudyIdentifiers(people=frozenset({"Quell^Ina"})))
+    assert scrub("Dr. Quell", study, wrong=verdicts.wrong).text == "Dr. [NAME]"
+    path.write_text('{"id": "a", "missed": "x"}\n')
+    with pytest.raises(InputError, match="line 1: a verdict has id, reviewer, missed and wrong"):
+        read_verdicts(path)
+
+
+def token_model(folder: Path) -> Path:
+    """A model that finds one word: its embedding is what the classifier looks for."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "xqzt", "edema"]
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=4,
+        hidden_size=4,
+        num_hidden_layers=0,
+        num_attention_heads=1,
+        intermediate_size=4,
+        id2label={0: "O", 1: "B-PER"},
+    )
+    model = BertForTokenClassification(config).eval()
+    with torch.no_grad():
+        for parameter in model.bert.embeddings.parameters():
+            if parameter.dim() == 2:
+                parameter.zero_()
+        model.bert.embeddings.word_embeddings.weight.copy_(torch.eye(4))
+        model.classifier.weight.copy_(torch.tensor([[0.0] * 4, [-4, -4, 20, 20]]))
+        model.classifier.bias.zero_()
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_local_model_adds_names_but_no_ordinary_words(tmp_path: Path) -> None:
+    from lingshu.deidentify.detectors import token_classification
+
+    folder = str(token_model(tmp_path))
+    find = token_classification.detector(model=folder)
+    text = "Dr. Hale saw xqzt with edema ." + " lung" * 500 + " xqzt"
+    assert scrub(text, detectors=[find]).text.count("[NAME]") == 3
+    everything = token_classification.detector(model=folder, ordinary_words=True)
+    assert "with [NAME] ." in scrub(text, detectors=[everything]).text
+    with pytest.raises(ConfigError, match="has no label that is known"):
+        token_classification.detector(model=folder, labels={"LOC": "location"})
+    with pytest.raises(ConfigError, match="is not a folder"):
+        token_classification.detector(model=folder + "-none")

@@ -7,12 +7,19 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from lingshu.core import config as configuration
 from lingshu.core import files
-from lingshu.core.artifacts import DATASET_CARD, DatasetCard, dataset_digest, shard_name
+from lingshu.core.artifacts import (
+    DATASET_CARD,
+    DatasetCard,
+    dataset_digest,
+    read_dataset,
+    shard_name,
+)
 from lingshu.core.config import to_plain
 from lingshu.core.errors import ConfigError, suggest_name
 from lingshu.core.progress import NoProgress, Progress
@@ -25,6 +32,7 @@ from lingshu.curate.executors import Backend, InlineBackend, ProcessBackend
 from lingshu.curate.explain import EXPLAIN_PAGE, write_page
 from lingshu.curate.export import EXPORTS, export
 from lingshu.curate.plan import READ_STEP, WRITE_STEP
+from lingshu.curate.residual_risk import RESIDUAL_PAGE, write_residual_risk
 from lingshu.curate.runner import DROPS_FILE, WORK_DIR, CurationRun
 from lingshu.curate.worker import DatasetStatistics, part_stats_path
 
@@ -46,6 +54,9 @@ class CurateOptions:
     "Read this many rows of each source only."
     explain: bool = False
     "Also write OUT/explain.html: what each step did to some of the rows."
+    residual_risk: int | None = None
+    """Also write OUT/residual_risk.html with this many scrubbed texts for people to read. It shows
+    patients' texts."""
     license: Literal["permissive", "any"] | None = None
     "permissive keeps rows whose license allows use, change and redistribution, also commercially."
     export: tuple[str, ...] = ()
@@ -57,6 +68,8 @@ class CurateOptions:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit is {self.limit}; it must be at least 1.")
+        if self.residual_risk is not None and self.residual_risk < 1:
+            raise ConfigError(f"--residual-risk is {self.residual_risk}; it must be at least 1.")
         for name in self.export:
             if name not in EXPORTS:
                 raise ConfigError(f"{name!r} is not an export; {suggest_name(name, EXPORTS)}")
@@ -98,7 +111,8 @@ def curate(
             limit=options.limit,
             hash_key=hash_key,
         )
-        outputs_exist = (not options.explain or (out / EXPLAIN_PAGE).is_file()) and all(
+        pages = {EXPLAIN_PAGE: options.explain, RESIDUAL_PAGE: options.residual_risk is not None}
+        outputs_exist = all((out / page).is_file() for page in pages if pages[page]) and all(
             (out / name).is_dir() for name in options.export
         )
         finished = run.finished_card() if outputs_exist else None
@@ -150,6 +164,9 @@ def _finish(run: CurationRun, parts: Sequence[Path], options: CurateOptions) -> 
         export(name, folder)
     if options.explain:
         write_page(folder / EXPLAIN_PAGE, card, run.examples)
+    if options.residual_risk is not None:
+        n = options.residual_risk
+        write_residual_risk(folder, partial(read_dataset, folder), run.config, n=n)
     write_run_card(folder, _run_card(run, card, created))
     files.write_manifest(folder)
     _move(folder, run.out)
