@@ -51,8 +51,8 @@ def marked_text(sample: Sample) -> list[tuple[str, str]]:
     """The dialogue and gold of a sample in pieces: `gone` for placeholders, `open` for words and
     numbers that could identify, "" for the rest.
     """
-    said = [message.text for message in sample.messages]
-    text = "\n".join([*said, *(gold for gold in sample.gold or () if gold not in said)])
+    texts = [message.text for message in sample.messages]
+    text = "\n".join([*texts, *(gold for gold in sample.gold or () if gold not in texts)])
     marks = [(match.start(), match.end(), "gone") for match in _PLACEHOLDER.finditer(text)]
     covered = {position for start, end, _ in marks for position in range(start, end)}
     for word in tokens(text):

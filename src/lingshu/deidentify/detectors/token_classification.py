@@ -54,11 +54,12 @@ def detector(
         raise MissingExtraError.of("transformers", "torch") from error
     if not Path(model).is_dir():
         raise ConfigError(f"{model} is not a folder; give one with config.json and safetensors.")
-    options = {"local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, use_fast=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            model, use_fast=True, local_files_only=True, trust_remote_code=False
+        )
         network = AutoModelForTokenClassification.from_pretrained(
-            model, use_safetensors=True, **options
+            model, use_safetensors=True, local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError) as error:
         problem = f"{model} cannot be opened as a model that classifies tokens ({error})"
@@ -88,7 +89,7 @@ def detector(
             for (start, end), score, label in zip(offsets, scores, found, strict=True):
                 kind = kinds.get(label)
                 if kind and end > start and score >= min_score:
-                    spans.append(_whole_words(text, start, end, kind))
+                    spans.append(_complete_word(text, start, end, kind))
         return [span for span in _joined(spans, text) if ordinary_words or _is_sign(span, text)]
 
     return find
@@ -113,7 +114,7 @@ def _kinds(
     return kinds
 
 
-def _whole_words(text: str, start: int, end: int, kind: str) -> IdentifierSpan:
+def _complete_word(text: str, start: int, end: int, kind: str) -> IdentifierSpan:
     """A token and the rest of its word: half a name is a name that is not removed."""
     while (
         start > 0 and text[start - 1].isalnum() and text[start].isalnum() and text[start].isascii()
