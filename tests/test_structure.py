@@ -31,6 +31,7 @@ SPELLINGS = [re.compile(pattern, re.IGNORECASE) for pattern in WORDING["spelling
 ODD_TEXT = re.compile("|".join([*WORDING["spellings"], *WORDING["phrases"]]), re.IGNORECASE)
 # Modules that may be fragments, each with its reason.
 FRAGMENTS: Mapping[str, str] = {
+    "curate.residual_risk": "a page and its verdicts, a subject apart from the run that writes it",
     "curate.ray": "optional: imports ray, which only this backend needs",
     "imaging.dicom.gdcm_process": "the program of a process of its own, which loads nothing else",
 }

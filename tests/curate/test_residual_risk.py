@@ -16,7 +16,7 @@ def sample(id: str, text: str) -> Sample:
     return Sample(id, (Message("user", ("Report?",)), Message("assistant", (text,))))
 
 
-def test_the_page_has_a_random_half_and_the_texts_with_most_open_words() -> None:
+def test_residual_risk_page_samples_texts() -> None:
     samples = [sample(str(i), "Lungs are clear.") for i in range(20)]
     samples[7] = sample("7", "Zzkor and Zzbel of Zzhaus.")
     chosen = select_texts(lambda: iter(samples), n=4, seed=1)
