@@ -213,11 +213,12 @@ def _tracker_names(config: TrainConfig) -> list[str]:
 @contextmanager
 def _open_trackers(run: RunContext, summaries: Sequence[StageSummary]) -> Iterator[TrackerSet]:
     """The trackers of the first process; the others have none."""
+    # A state that cannot be read stops all processes, not the first alone.
+    resumed = run.dist_context.run_on_main(lambda: find_latest_state(run.out / "state"))
     if not run.dist_context.is_main:
         yield TrackerSet()
         return
     config, steps_done = run.config, sum(summary.steps for summary in summaries)
-    resumed = find_latest_state(run.out / "state")
     if resumed is not None and resumed[1].stage == len(summaries):
         steps_done += resumed[1].step
     # No path, address or text of the data leaves the machine.
