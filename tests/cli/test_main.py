@@ -21,7 +21,7 @@ def test_help_names_every_verb_and_imports_nothing_heavy() -> None:
 import sys
 from lingshu.cli.main import main
 code = main(["--help"])
-verbs = [m for m in sys.modules if m.startswith("lingshu.cli.") and m != "lingshu.cli.main"]
+verbs = [m for m in sys.modules if m.startswith("lingshu.cli.") and m[12:] not in ("main", "log")]
 print("HEAVY", [m for m in {HEAVY!r} if m in sys.modules], verbs, code)
 """
     process = subprocess.run(

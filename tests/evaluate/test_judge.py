@@ -277,7 +277,10 @@ def test_missing_verdicts_are_counted_with_the_range_they_leave(tmp_path: Path) 
         pytest.approx(4 / 6),
     )
     evaluation_report = build.build(tmp_path)
-    assert evaluation_report.warning == "Demo: the judge gave no verdict on 3 of 5 replies."
+    assert evaluation_report.warning is not None
+    assert evaluation_report.warning.startswith(
+        "Demo: the judge gave no verdict on 3 of 5 replies. Demo: 1 of 6 replies (16.7%)"
+    )
     markdown = build.as_markdown(evaluation_report)
     assert "| Demo | stub | 33.3 | 16.7 | 66.7 | 2 of 5 | 3 |" in markdown
     assert "without a verdict 3 (failed 1, malformed 1, refused 1)" in markdown

@@ -484,7 +484,7 @@ def test_the_command_serves_until_it_is_stopped() -> None:
         assert not client.send("GET", "/v1/models").json["data"][0]["lingshu"]["streams"]
         process.terminate()
         assert process.wait(20) != 70
-        assert process.stderr.read() == ""
+        assert process.stderr.read() == "lingshu: stopped\n"
 
 
 def test_what_failed_is_in_the_log_of_the_command(tmp_path: Path) -> None:
